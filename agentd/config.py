@@ -1,0 +1,422 @@
+"""The configuration: TOML and `AGENTD_<SECTION>__<KEY>` variables into frozen Structs; a wrong key names the nearest.
+
+`load(path, env, uid)` reads the file it is told (or finds), never a secret: those are references that `Secret.read`
+resolves when a destination is opened. Errors are `ConfigError` with file, section and key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct, field
+
+from agentd.errors import ConfigError, UsageError
+from agentd.paths import socket_path, state_directory
+from agentd.records import KINDS
+from agentd.units import parse_duration, parse_size
+from agentd.wire import MAX_FRAME_BYTES
+
+
+class Duration(float):
+    """Seconds, written with a unit."""
+
+
+class Size(int):
+    """Bytes, written with a unit."""
+
+
+class Secret(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a secret is; exactly one of the three. The secret itself never stands in the configuration."""
+
+    credential: str | None = None
+    file: str | None = None
+    env: str | None = None
+
+    def read(self, env: Mapping[str, str]) -> str:
+        """The secret. Raises ConfigError that names its place, never its content."""
+        if self.env is not None:
+            value = env.get(self.env, "")
+            if not value:
+                raise ConfigError(f"the variable {self.env} is not set or empty")
+            return value.strip()
+        path = self._path(env)
+        try:
+            if self.file is not None and path.stat().st_mode & 0o077:
+                raise ConfigError(f"{path}: others may read this secret; chmod 600 it")
+            value = path.read_text().strip()
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+        if not value:
+            raise ConfigError(f"{path}: empty")
+        return value
+
+    def _path(self, env: Mapping[str, str]) -> Path:
+        if self.credential is None:
+            return Path(self.file or "")
+        folder = env.get("CREDENTIALS_DIRECTORY")
+        if not folder:
+            raise ConfigError(
+                f"credential {self.credential!r}: CREDENTIALS_DIRECTORY is not set (systemd's LoadCredential= sets it)"
+            )
+        return Path(folder) / self.credential
+
+    def __str__(self) -> str:
+        """The place, for messages."""
+        return next(f"{kind} {name}" for kind, name in msgspec.structs.asdict(self).items() if name is not None)
+
+
+class Listen(Struct, frozen=True, forbid_unknown_fields=True):
+    socket: str = ""
+    mode: str = "0660"
+    group: str | None = None
+
+
+class Intake(Struct, frozen=True, forbid_unknown_fields=True):
+    max_frame_bytes: Size = Size(MAX_FRAME_BYTES)
+    max_record_bytes: Size = Size(2**20)
+    max_depth: int = 64
+    max_connections: int = 2048
+    max_pending_bytes: Size = Size(8 * 2**20)
+    frame_timeout: Duration = Duration(30)
+    dedupe_window: int = 65536
+    reference_wait: Duration = Duration(2)
+
+
+class Batch(Struct, frozen=True, forbid_unknown_fields=True):
+    max_events: int = 50
+    max_bytes: Size = Size(2**20)
+    max_interval: Duration = Duration(0.5)
+    max_request_events: int | None = None
+
+
+class SpoolConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    directory: str = ""
+    max_bytes: Size = Size(2**30)
+    sync: Literal["full", "normal"] = "full"
+
+
+class RetryConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    initial: Duration = Duration(0.25)
+    max: Duration = Duration(60)
+
+
+class DeadLetters(Struct, frozen=True, forbid_unknown_fields=True):
+    max_bytes: Size = Size(128 * 2**20)
+
+
+class JournalConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    retention: Duration = Duration(200 * 86400)
+    max_bytes: Size = Size(256 * 2**20)
+
+
+class Shutdown(Struct, frozen=True, forbid_unknown_fields=True):
+    drain_timeout: Duration = Duration(10)
+
+
+class Runs(Struct, frozen=True, forbid_unknown_fields=True):
+    keep: Duration = Duration(7 * 86400)
+
+
+class Memory(Struct, frozen=True, forbid_unknown_fields=True):
+    budget: Size = Size(64 * 2**20)
+
+
+class Security(Struct, frozen=True, forbid_unknown_fields=True):
+    admin_uids: list[int] = []
+
+
+class Log(Struct, frozen=True, forbid_unknown_fields=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Destination(Struct, frozen=True, forbid_unknown_fields=True):
+    platform: str
+    base_url: str = ""
+    agent_id: str | None = None
+    agents: dict[str, str] | None = None
+    accept: list[str] | None = None
+    copy: bool = False
+    api_key: Secret | None = None
+    max_bytes: Size | None = None
+    max_in_flight: int = 8
+    timeout: Duration = Duration(30)
+    ordering: Literal["run", "agent", "none"] = "run"
+    inject_id: bool = True
+    batch: Batch | None = None
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    listen: Listen = Listen()
+    intake: Intake = Intake()
+    batch: Batch = Batch()
+    spool: SpoolConfig = SpoolConfig()
+    retry: RetryConfig = RetryConfig()
+    dead_letters: DeadLetters = DeadLetters()
+    journal: JournalConfig = JournalConfig()
+    shutdown: Shutdown = Shutdown()
+    runs: Runs = Runs()
+    memory: Memory = Memory()
+    security: Security = Security()
+    log: Log = Log()
+    destinations: dict[str, Destination] = field(default_factory=dict)
+
+    def batch_of(self, name: str) -> Batch:
+        """The destination's own batch limits, else the common ones."""
+        return self.destinations[name].batch or self.batch
+
+    def quota_of(self, name: str) -> int:
+        """The destination's own `max_bytes`, else an equal share of `spool.max_bytes` (promise 6)."""
+        own = self.destinations[name].max_bytes
+        return own if own is not None else self.spool.max_bytes // max(1, len(self.destinations))
+
+
+class Loaded(Struct, frozen=True):
+    """A configuration and where it came from; `path` is None without a file."""
+
+    config: Config
+    path: str | None
+
+
+SECTIONS: tuple[str, ...] = tuple(Config.__struct_fields__)
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_RESERVED = frozenset({"v1", "healthz", "readyz", "metrics"})
+_SECRET_KEYS = frozenset({"api_key", "token", "key"})
+# Without a configuration file a platform's own variables make a destination: platform → (key, agent id, base URL)
+_PLATFORM_VARIABLES = {"agentos": ("AGENTOS_API_KEY", "AGENTOS_AGENT_ID", "AGENTOS_BASE_URL")}
+
+
+def find(env: Mapping[str, str], cwd: Path = Path()) -> Path | None:
+    """`AGENTD_CONFIG`, `./agentd.toml`, `$XDG_CONFIG_HOME/agentd/agentd.toml`, `/etc/agentd/agentd.toml`, or None."""
+    if env.get("AGENTD_CONFIG"):
+        return Path(env["AGENTD_CONFIG"])
+    home = env.get("XDG_CONFIG_HOME") or f"{env.get('HOME', '')}/.config"
+    places = (cwd / "agentd.toml", Path(home) / "agentd/agentd.toml", Path("/etc/agentd/agentd.toml"))
+    return next((place for place in places if place.is_file()), None)
+
+
+def load(path: Path | None, env: Mapping[str, str], uid: int | None = None) -> Loaded:
+    """Read and check the configuration. `path` None means: find it. Raises ConfigError.
+
+    Without a file, and without a destination in the environment, the platforms' own variables make the destinations.
+    """
+    path = path or find(env)
+    where = str(path) if path else "environment"
+    table = _read(path) if path else {}
+    _overlay(table, env)
+    if "destinations" not in table:
+        table["destinations"] = _destinations_of(env)
+    _check_shape(table, where)
+    try:
+        config = msgspec.convert(table, Config, dec_hook=_dec_hook)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(error)}") from None
+    uid = os.getuid() if uid is None else uid
+    config = _fill(config, env, uid)
+    _check(config, where)
+    return Loaded(config, str(path) if path else None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+
+
+def _overlay(table: dict[str, Any], env: Mapping[str, str]) -> None:
+    """`AGENTD_BATCH__MAX_EVENTS=100` and `AGENTD_DESTINATIONS__NAME__API_KEY__ENV=VAR` over the file's values."""
+    for variable in sorted(env):
+        if not variable.startswith("AGENTD_") or "__" not in variable:
+            continue
+        keys = variable.removeprefix("AGENTD_").lower().split("__")
+        target = table
+        for key in keys[:-1]:
+            child = target.setdefault(key, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"{variable}: {key} is a value, not a section")
+            target = child
+        target[keys[-1]] = _from_text(env[variable])
+
+
+def _from_text(text: str) -> object:
+    """A TOML value where it is one (`100`, `true`, `["event"]`), else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _destinations_of(env: Mapping[str, str]) -> dict[str, Any]:
+    destinations: dict[str, Any] = {}
+    for platform, (key, agent, url) in _PLATFORM_VARIABLES.items():
+        if env.get(key):
+            table: dict[str, Any] = {"platform": platform, "api_key": {"env": key}}
+            if env.get(agent):
+                table["agent_id"] = env[agent]
+            if env.get(url):
+                table["base_url"] = env[url]
+            destinations[platform] = table
+    return destinations
+
+
+def _check_shape(table: dict[str, Any], where: str) -> None:
+    """Unknown keys with the nearest one, and secrets in the file: the two that deserve words of their own."""
+    for section, body in table.items():
+        _known(section, SECTIONS, where, "section")
+        if not isinstance(body, dict):
+            raise ConfigError(f"{where}: [{section}]: expected a section, got {body!r}")
+        if section == "destinations":
+            for name, destination in body.items():
+                _check_destination_shape(name, destination, where)
+        else:
+            _check_keys(body, type(getattr(Config(), section)), f"[{section}]", where)
+
+
+def _check_destination_shape(name: str, body: object, where: str) -> None:
+    place = f"[destinations.{name}]"
+    if not _NAME.fullmatch(name) or name in _RESERVED:
+        raise ConfigError(
+            f"{where}: {place}: a name is a-z, then a-z, 0-9 or _, and none of {', '.join(sorted(_RESERVED))}"
+        )
+    if not isinstance(body, dict):
+        raise ConfigError(f"{where}: {place}: expected a section, got {body!r}")
+    _check_keys(body, Destination, place, where)
+    if isinstance(body.get("batch"), dict):
+        _check_keys(body["batch"], Batch, f"[destinations.{name}.batch]", where)
+
+
+def _check_keys(body: dict[str, Any], struct: type[Struct], place: str, where: str) -> None:
+    for key, value in body.items():
+        _known(key, struct.__struct_fields__, where, f"{place} key")
+        if key in _SECRET_KEYS and isinstance(value, str):
+            raise ConfigError(
+                f"{where}: {place} {key}: a secret stands in the configuration; write it to a file and say "
+                f'{key} = {{ file = "/path" }}, {{ env = "VARIABLE" }} or {{ credential = "NAME" }}'
+            )
+        if key in _SECRET_KEYS and isinstance(value, dict) and len(value) != 1:
+            raise ConfigError(f"{where}: {place} {key}: expected exactly one of credential, file, env")
+
+
+def _known(key: str, known: tuple[str, ...], where: str, what: str) -> None:
+    if key not in known:
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+        raise ConfigError(f"{where}: {what} {key!r} is unknown; {hint}")
+
+
+def _dec_hook(kind: type, value: Any) -> Any:
+    try:
+        if kind is Duration:
+            return Duration(parse_duration(value))
+        if kind is Size:
+            return Size(parse_size(value))
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    raise NotImplementedError(kind)
+
+
+def _explain(error: msgspec.ValidationError) -> str:
+    text, _, path = str(error).partition(" - at `")
+    place = path.rstrip("`").removeprefix("$.")
+    section, _, key = place.rpartition(".")
+    return f"[{section}] {key}: {text}" if key else text
+
+
+def _fill(config: Config, env: Mapping[str, str], uid: int) -> Config:
+    """The places that depend on who runs it."""
+    listen = msgspec.structs.replace(config.listen, socket=config.listen.socket or socket_path(env, uid))
+    spool = msgspec.structs.replace(config.spool, directory=config.spool.directory or state_directory(env, uid))
+    return msgspec.structs.replace(config, listen=listen, spool=spool)
+
+
+def _check(config: Config, where: str) -> None:
+    for name, destination in config.destinations.items():
+        _check_destination(name, destination, where)
+        batch = config.batch_of(name)
+        if not 1 <= batch.max_events <= 10_000 or not 1 <= (batch.max_request_events or 1) <= 10_000:  # noqa: PLR2004
+            raise ConfigError(f"{where}: [batch] max_events and max_request_events: expected 1 to 10000")
+    if not re.fullmatch(r"0?[0-7]{3}", config.listen.mode):
+        raise ConfigError(f'{where}: [listen] mode: expected octal such as "0660", got {config.listen.mode!r}')
+    if not 1 <= config.intake.max_depth <= 200:  # noqa: PLR2004 - the parser's own limit is near 390 on a deep stack
+        raise ConfigError(f"{where}: [intake] max_depth: expected 1 to 200, got {config.intake.max_depth}")
+    if not 1024 <= config.intake.max_frame_bytes <= MAX_FRAME_BYTES:  # noqa: PLR2004
+        raise ConfigError(f"{where}: [intake] max_frame_bytes: expected 1024 to {MAX_FRAME_BYTES}")
+    if config.memory.budget < 16 * 2**20:
+        raise ConfigError(f'{where}: [memory] budget: expected "16MiB" or more')
+    if config.retry.initial <= 0 or config.retry.max < config.retry.initial:
+        raise ConfigError(f"{where}: [retry]: expected 0 < initial <= max")
+    quotas = sum(config.quota_of(name) for name in config.destinations)
+    if quotas > config.spool.max_bytes:
+        raise ConfigError(
+            f"{where}: the destinations' max_bytes add up to {quotas}, above [spool] max_bytes {config.spool.max_bytes}"
+        )
+    _check_overlap(config, where)
+
+
+def _check_destination(name: str, destination: Destination, where: str) -> None:
+    place = f"{where}: [destinations.{name}]"
+    unknown = sorted(set(destination.accept or ()) - set(KINDS))
+    if unknown:
+        raise ConfigError(f"{place} accept: {unknown[0]!r} is no kind; known: {', '.join(KINDS)}")
+    if destination.max_in_flight < 1:
+        raise ConfigError(f"{place} max_in_flight: expected 1 or more, got {destination.max_in_flight}")
+    if not destination.base_url:
+        return
+    url = urlsplit(destination.base_url)
+    if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
+        raise ConfigError(f"{place} base_url: expected https://host[:port][/path], got {destination.base_url!r}")
+    if url.username or url.password:
+        raise ConfigError(f"{place} base_url: a secret stands in the URL; use api_key")
+    if url.scheme == "http" and not _is_loopback(url.hostname):
+        raise ConfigError(
+            f"{place} base_url: http:// is for loopback only, the key would travel in the clear; use https://"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    return host in {"localhost", "::1"} or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+
+
+def _check_overlap(config: Config, where: str) -> None:
+    """Two destinations of one platform that take the same kinds of the same agents would send everything twice."""
+    names = list(config.destinations)
+    for index, first in enumerate(names):
+        for second in names[index + 1 :]:
+            a, b = config.destinations[first], config.destinations[second]
+            if a.platform != b.platform or a.copy or b.copy:
+                continue
+            kinds = set(a.accept or KINDS) & set(b.accept or KINDS)
+            if kinds and _agents_overlap(a, b):
+                raise ConfigError(
+                    f"{where}: [destinations.{first}] and [destinations.{second}] are both {a.platform} and take the same "
+                    f"records; give them different agents or accept, or set copy = true where that is wanted"
+                )
+
+
+def _agents_overlap(a: Destination, b: Destination) -> bool:
+    """Whether some agent's records reach both: a missing table takes every agent, a glob is taken to meet any name like it."""
+    if a.agents is None or b.agents is None:
+        return True
+    return any(fnmatchcase(x, y) or fnmatchcase(y, x) for x in a.agents for y in b.agents)
+
+
+def masked(config: Config) -> dict[str, Any]:
+    """The configuration as plain values, for `agentd config`: secrets are places already, so nothing has to be hidden."""
+    return {name: msgspec.to_builtins(getattr(config, name), enc_hook=_enc_hook) for name in SECTIONS}
+
+
+def _enc_hook(value: Any) -> Any:
+    return float(value) if isinstance(value, Duration) else int(value)
