@@ -29,7 +29,9 @@ class Sink(Protocol):
         """The answer to a hello; counts what the client says it has lost. Raises WireError for a malformed stream id."""
         ...
 
-    def submit(self, message: Message, peer: Peer, *, stream: str | None, origin: str, hold: bool) -> asyncio.Future[Ack]:
+    def submit(
+        self, message: Message, peer: Peer, *, stream: str | None, origin: str, hold: bool
+    ) -> asyncio.Future[Ack]:
         """Admit a message; the future is done once every record is on disk (fsync) or refused.
 
         `stream` is the hello's, `origin` names the dialect (`frames`, `lines`, `http`). With `hold` (nobody reads the

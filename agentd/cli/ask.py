@@ -1,0 +1,111 @@
+"""Questions to a running daemon: HTTP/1.1 over its Unix socket, one connection a question.
+
+Whatever can go wrong on the way is an error with a sentence that says what to do; a daemon that answers with an error is
+`Refused`, which keeps status and code. Used by every verb that needs a daemon.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from agentd.errors import AgentdError, StateError
+from agentd.units import format_duration
+
+JSON = "application/json"
+_SOME_ERROR = 400
+
+
+class NoDaemon(StateError):  # noqa: N818 - a state that is found, named as the reader would say it
+    """No daemon listens there."""
+
+
+class Refused(AgentdError):  # noqa: N818 - as above
+    """The daemon said no."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        """Take the message for people; status and code are for the verb."""
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class Answer(NamedTuple):
+    """A status and the JSON document that came with it."""
+
+    status: int
+    document: Any
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """http.client over AF_UNIX: the host that it names in its headers is only for the protocol's sake."""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Daemon:
+    """The daemon behind one socket. Raises NoDaemon, Refused and StateError."""
+
+    def __init__(self, socket_path: str, timeout_s: float = 5.0) -> None:
+        self.socket = socket_path
+        self.timeout_s = timeout_s
+
+    def __repr__(self) -> str:
+        """Name the socket."""
+        return f"<Daemon at {self.socket}>"
+
+    def get(self, path: str, **query: object) -> Any:
+        """The document at `path`; query values that are None are left out."""
+        return self.ask("GET", path + _query(query)).document
+
+    def post(self, path: str, *, body: bytes = b"", timeout_s: float | None = None, **query: object) -> Any:
+        """What the daemon answers to `body`. `timeout_s` is for questions that the daemon takes its time over."""
+        return self.ask("POST", path + _query(query), body, timeout_s).document
+
+    def ask(self, method: str, target: str, body: bytes = b"", timeout_s: float | None = None) -> Answer:
+        """The answer as it came, unless it is an error in the daemon's envelope: that raises Refused."""
+        answer = self._exchange(method, target, body, self.timeout_s if timeout_s is None else timeout_s)
+        document = answer.document
+        error = document.get("error") if isinstance(document, dict) else None
+        if isinstance(error, dict):
+            raise Refused(answer.status, str(error.get("code", "")), str(error.get("message", "")))
+        if answer.status >= _SOME_ERROR and (error or not isinstance(document, dict)):
+            raise Refused(answer.status, "", str(error or f"{method} {target}: status {answer.status}"))
+        return answer
+
+    def _exchange(self, method: str, target: str, body: bytes, timeout_s: float) -> Answer:
+        connection = _UnixConnection(self.socket, timeout_s)
+        try:
+            connection.request(method, target, body or None, {"Content-Type": JSON} if body else {})
+            response = connection.getresponse()
+            return Answer(response.status, json.loads(response.read()))
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NoDaemon(f"no daemon at {self.socket}: start one with 'agentd run'") from None
+        except PermissionError:
+            raise StateError(
+                f"{self.socket}: permission denied; its mode and group are [listen] mode and group in the configuration"
+            ) from None
+        except TimeoutError:
+            raise StateError(
+                f"the daemon at {self.socket} did not answer within {format_duration(timeout_s)}"
+            ) from None
+        except (http.client.HTTPException, OSError, ValueError) as error:
+            what = str(error) or type(error).__name__
+            raise StateError(f"{self.socket}: this does not answer like a daemon: {what}") from error
+        finally:
+            connection.close()
+
+
+def _query(values: dict[str, object]) -> str:
+    given = {name: value for name, value in values.items() if value is not None}
+    return "?" + urlencode(given) if given else ""

@@ -1,0 +1,198 @@
+"""`agentd check`: would this configuration run here? It opens nothing for writing, and disturbs no daemon that runs.
+
+Each part returns findings; the verb prints them and turns an error among them into exit code 78.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import click
+
+from agentd.cli.options import config_option, json_option, load_config
+from agentd.cli.terminal import paint, print_json
+from agentd.config import Config, Destination, Listen, Loaded, SpoolConfig
+from agentd.errors import AgentdError, ConfigError
+from agentd.paths import MAX_SOCKET_PATH
+from agentd.units import format_duration, format_size
+
+_COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
+_STOP_TIMEOUT_S = 90.0  # systemd's DefaultTimeoutStopSec: what drains longer is killed
+_OTHERS = 0o077
+
+
+class Finding(NamedTuple):
+    """One line of the report; `about` is the part of the configuration that it speaks of."""
+
+    level: Literal["ok", "warning", "error"]
+    about: str
+    message: str
+
+
+@click.command()
+@config_option
+@json_option
+@click.pass_context
+def check(ctx: click.Context, *, as_json: bool) -> None:
+    """Say whether the configuration would run here; exit 78 if not."""
+    findings = list(examine(load_config(), os.environ, os.getuid()))
+    if as_json:
+        print_json([finding._asdict() for finding in findings])
+    else:
+        for level, about, message in findings:
+            click.echo(f"{paint(f'{level:<7}', _COLOURS[level])}  {about}: {message}")
+    if any(finding.level == "error" for finding in findings):
+        ctx.exit(ConfigError.exit_code)
+
+
+def examine(loaded: Loaded, env: Mapping[str, str], uid: int) -> Iterator[Finding]:
+    """All findings, in the order of the configuration."""
+    yield Finding("ok", "configuration", loaded.path or "no file; from the environment")
+    yield from _listen(loaded.config.listen, uid)
+    yield from _spool(loaded.config.spool, uid)
+    yield from _times(loaded.config)
+    if not loaded.config.destinations:
+        yield Finding(
+            "error",
+            "[destinations]",
+            "there is none; write one, or set a platform's own variables such as AGENTOS_API_KEY and AGENTOS_AGENT_ID",
+        )
+    for name, destination in loaded.config.destinations.items():
+        yield from _destination(name, destination, env)
+
+
+def _listen(listen: Listen, uid: int) -> Iterator[Finding]:
+    about = "[listen]"
+    length = len(os.fsencode(listen.socket))
+    if length > MAX_SOCKET_PATH:
+        yield Finding("error", about, f"{listen.socket}: {length} bytes, a socket's path holds {MAX_SOCKET_PATH}")
+        return
+    path = Path(listen.socket)
+    kind = _kind(path)
+    if kind not in {"", "socket"}:
+        yield Finding("error", about, f"{path}: a {kind} is in the socket's place")
+        return
+    yield from _folder(about, path.parent, uid, what="socket", private=False)
+    if listen.group is not None:
+        yield _group(listen.group)
+    if int(listen.mode, 8) & 0o007:
+        yield Finding("warning", about, f"mode {listen.mode}: every user of this machine may hand in records")
+
+
+def _group(name: str) -> Finding:
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return Finding("error", "[listen]", f"group {name!r}: there is none of that name")
+    return Finding("ok", "[listen]", f"group {name}")
+
+
+def _spool(spool: SpoolConfig, uid: int) -> Iterator[Finding]:
+    about = "[spool]"
+    path = Path(spool.directory)
+    yield from _folder(about, path, uid, what="records", private=True)
+    free = shutil.disk_usage(_existing(path)).free
+    if free < spool.max_bytes:
+        yield Finding(
+            "warning",
+            about,
+            f"max_bytes {format_size(spool.max_bytes)}, but {_existing(path)} has {format_size(free)} free",
+        )
+    if spool.sync == "normal":
+        yield Finding("warning", about, 'sync = "normal": a power failure may cost the last records acknowledged')
+
+
+def _folder(about: str, path: Path, uid: int, *, what: str, private: bool) -> Iterator[Finding]:
+    """Whether a folder of ours is there, ours and closed to others, or can be made."""
+    if not path.is_absolute():
+        yield Finding("warning", about, f"{path}: depends on the folder that the daemon is started in")
+    existing = _existing(path)
+    if not existing.is_dir():
+        yield Finding("error", about, f"{existing}: is no folder")
+        return
+    found = existing.stat()
+    if not os.access(existing, os.W_OK | os.X_OK):
+        yield Finding("error", about, f"{existing}: this user may not write here")
+    elif existing != path:
+        yield Finding("ok", about, f"{what} go to {path}; it will be made")
+    elif private and found.st_uid != uid:
+        yield Finding("error", about, f"{path}: belongs to uid {found.st_uid}, the daemon would run as {uid}")
+    elif private and found.st_mode & _OTHERS:
+        yield Finding(
+            "error", about, f"{path}: others may look in (mode {stat.S_IMODE(found.st_mode):o}); chmod 700 it"
+        )
+    else:
+        yield Finding("ok", about, f"{what} go to {path}")
+
+
+def _existing(path: Path) -> Path:
+    """The path, or its nearest ancestor that there is."""
+    return next((place for place in (path, *path.parents) if place.exists()), Path("/"))
+
+
+def _kind(path: Path) -> str:
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return ""
+    kinds = ((stat.S_ISSOCK, "socket"), (stat.S_ISDIR, "folder"), (stat.S_ISLNK, "symbolic link"))
+    return next((name for is_it, name in kinds if is_it(mode)), "file")
+
+
+def _times(config: Config) -> Iterator[Finding]:
+    drain = config.shutdown.drain_timeout
+    if drain >= _STOP_TIMEOUT_S:
+        yield Finding(
+            "warning",
+            "[shutdown]",
+            f"drain_timeout {format_duration(drain)}: systemd kills after {format_duration(_STOP_TIMEOUT_S)} "
+            f"unless TimeoutStopSec says otherwise",
+        )
+    if config.runs.keep < config.retry.max:
+        yield Finding(
+            "warning", "[runs]", "keep is shorter than [retry] max: a run would be forgotten between two tries"
+        )
+
+
+def _destination(name: str, destination: Destination, env: Mapping[str, str]) -> Iterator[Finding]:
+    about = f"[destinations.{name}]"
+    yield from _try(about, _platform, destination)
+    if destination.api_key is None:
+        yield Finding("warning", about, "no api_key: the platform will answer 401")
+    else:
+        yield from _try(about, _secret, destination, env)
+
+
+def _try(about: str, part: Callable[..., str], *arguments: object) -> Iterable[Finding]:
+    try:
+        return [Finding("ok", about, part(*arguments))]
+    except AgentdError as error:
+        return [Finding("error", about, str(error))]
+
+
+def _secret(destination: Destination, env: Mapping[str, str]) -> str:
+    """The place only: the secret itself is read and let go."""
+    assert destination.api_key is not None  # noqa: S101 - the caller looked
+    destination.api_key.read(env)
+    return f"api_key from {destination.api_key}"
+
+
+def _platform(destination: Destination) -> str:
+    from agentd import platforms
+
+    platform = platforms.load(destination.platform)
+    base_url = destination.base_url or platform.default_base_url
+    if not base_url:
+        raise ConfigError(f"platform {platform.name} has no usual address: write base_url")
+    foreign = sorted(set(destination.accept or ()) - set(platform.calls))
+    if foreign:
+        raise ConfigError(
+            f"accept: {platform.name} does not take {', '.join(foreign)}; it takes {', '.join(platform.calls)}"
+        )
+    return f"platform {platform.name} at {base_url}"

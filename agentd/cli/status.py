@@ -1,0 +1,176 @@
+"""`agentd status`: one screen on how the daemon fares; also the types of that answer, for verbs that compute with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+from msgspec import Struct
+
+from agentd.cli.options import config_option, daemon, json_option, socket_option
+from agentd.cli.terminal import paint, print_json, table
+from agentd.units import format_duration, format_size
+
+_COLOURS = {
+    "ok": "green",
+    "running": "green",
+    "waiting": "yellow",
+    "draining": "yellow",
+    "paused": "red",
+    "down": "red",
+}
+_ENDS = ("delivered", "queued", "dead", "purged", "shed", "quarantined")
+
+
+class SpoolStatus(Struct, frozen=True):
+    directory: str = ""
+    sync: str = ""
+    bytes: int = 0
+    max_bytes: int = 0
+    disk_free_bytes: int = 0
+    full: bool = False
+
+
+class IntakeStatus(Struct, frozen=True):
+    connections: int = 0
+    accepted: int = 0
+    refused: dict[str, int] = {}
+    shed_connections: int = 0
+
+
+class DestinationStatus(Struct, frozen=True):
+    platform: str
+    state: str
+    base_url: str = ""
+    reason: str | None = None
+    retry_in_s: float | None = None
+    admitted: int = 0
+    queued: int = 0
+    delivered: int = 0
+    dead: int = 0
+    shed: int = 0
+    purged: int = 0
+    quarantined: int = 0
+    queued_bytes: int = 0
+    max_bytes: int = 0
+    oldest_age_s: float | None = None
+    in_flight: int = 0
+    requests: int = 0
+    retries: int = 0
+    causes: dict[str, dict[str, int]] = {}
+    balanced: bool = True
+
+    @property
+    def accounted(self) -> int:
+        """What is known to have become of the admitted records (promise 8)."""
+        return sum(getattr(self, end) for end in _ENDS)
+
+
+class MemoryStatus(Struct, frozen=True):
+    rss_bytes: int = 0
+    budget_bytes: int = 0
+    window_bytes: int = 0
+
+
+class Status(Struct, frozen=True):
+    """The answer of `GET /v1/status`, as far as this command line reads it; a newer daemon may say more."""
+
+    agentd: str
+    pid: int
+    state: str
+    socket: str = ""
+    config: str | None = None
+    uptime_s: float = 0.0
+    spool: SpoolStatus = SpoolStatus()
+    intake: IntakeStatus = IntakeStatus()
+    destinations: dict[str, DestinationStatus] = {}
+    memory: MemoryStatus = MemoryStatus()
+    balanced: bool = True
+
+
+def read_status(document: Any) -> Status:
+    """The answer as types. Raises msgspec.ValidationError if it is none."""
+    return msgspec.convert(document, Status)
+
+
+@click.command()
+@config_option
+@socket_option
+@json_option
+def status(socket: str | None, *, as_json: bool) -> None:
+    """Show what the daemon took in, sent, and still holds."""
+    document = daemon(socket).get("/v1/status")
+    if as_json:
+        print_json(document)
+        return
+    for line in screen(read_status(document)):
+        click.echo(line)
+
+
+def screen(status: Status) -> list[str]:
+    """The lines for people."""
+    return [*_head(status), "", *_destinations(status), "", _balance(status)]
+
+
+def _head(status: Status) -> list[str]:
+    spool, intake, memory = status.spool, status.intake, status.memory
+    stored = f"{format_size(spool.bytes)} of {format_size(spool.max_bytes)}, sync {spool.sync}"
+    free = f"{format_size(spool.disk_free_bytes)} free on disk" + (paint("  FULL", "red") if spool.full else "")
+    causes = _causes(intake.refused)
+    refused = f"{sum(intake.refused.values())} refused" + (f" ({causes})" if causes else "")
+    window = f"window {format_size(memory.window_bytes)} of {format_size(memory.budget_bytes)}"
+    return [
+        f"agentd {status.agentd}  {_state(status.state)}  pid {status.pid}  up {format_duration(status.uptime_s)}",
+        f"  socket  {status.socket}",
+        f"  config  {status.config or 'none; from the environment'}",
+        f"  spool   {spool.directory}  {stored}, {free}",
+        f"  intake  {intake.connections} connections, {intake.accepted} accepted, {refused}",
+        f"  memory  {format_size(memory.rss_bytes)}, {window}",
+    ]
+
+
+def _destinations(status: Status) -> list[str]:
+    if not status.destinations:
+        return ["no destinations"]
+    rare = [name for name in ("purged", "quarantined") if any(getattr(d, name) for d in status.destinations.values())]
+    columns = ["admitted", "queued", "delivered", "dead", "shed", *rare]
+    rows = [
+        (name, there.state, *(getattr(there, column) for column in columns), _age(there.oldest_age_s))
+        for name, there in status.destinations.items()
+    ]
+    head, *body = table(("destination", "state", *columns, "oldest"), rows, left=2)
+    lines = [head]
+    for row, there in zip(body, status.destinations.values(), strict=True):
+        lines.append(row.replace(f" {there.state} ", f" {_state(there.state)} ", 1))
+        lines += _reason(there)
+    return lines
+
+
+def _reason(there: DestinationStatus) -> list[str]:
+    lines = [f"    {there.reason}"] if there.reason else []
+    if there.retry_in_s is not None:
+        lines.append(f"    next try in {format_duration(there.retry_in_s)}")
+    return lines + [f"    {end}: {_causes(causes)}" for end, causes in there.causes.items() if _causes(causes)]
+
+
+def _causes(counts: dict[str, int]) -> str:
+    return ", ".join(f"{cause} {count}" for cause, count in counts.items() if count)
+
+
+def _balance(status: Status) -> str:
+    """What the daemon says of its books, checked against its own figures."""
+    wrong = [
+        name for name, there in status.destinations.items() if there.accounted != there.admitted or not there.balanced
+    ]
+    if status.balanced and not wrong:
+        return paint("books balance", "green") + ": admitted = delivered + queued + dead + purged + shed + quarantined"
+    return paint("books do NOT balance", "red") + (f": {', '.join(wrong)}" if wrong else "")
+
+
+def _state(state: str) -> str:
+    return paint(state, _COLOURS.get(state, "white"))
+
+
+def _age(seconds: float | None) -> str:
+    return "–" if seconds is None else format_duration(seconds)

@@ -1,0 +1,98 @@
+"""Whether a destination may be sent to at all: one state for all its lanes. Pure: verdicts and `now` in, a state out.
+
+    ok ── no connection, 429, five failures in a row ──▶ waiting(until) ──▶ one probe ──▶ ok | waiting again
+    ok ── 401, 402, redirect, refusals without end ────▶ paused(reason) ──▶ one probe ──▶ ok | paused again
+
+While it waits or is paused nothing is dropped; after the wait exactly one request goes out, and the others follow its success.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from agentd.delivery.backoff import Backoff
+
+FAILURES_TO_OPEN = 5  # lane failures in a row, none delivered between: then it is the destination, not the lane
+FORBIDDEN_TO_PAUSE = 3  # 403 in a row from several lanes, nothing delivered between
+REFUSALS_TO_PAUSE = 100  # promise 5
+REFUSAL_LANES = 3
+
+
+class Health(StrEnum):
+    OK = "ok"
+    WAITING = "waiting"
+    PAUSED = "paused"
+
+
+class Circuit(Struct):
+    """Times are seconds of the monotonic clock."""
+
+    backoff: Backoff
+    health: Health = Health.OK
+    reason: str = ""
+    until: float = 0.0
+    failures: int = 0
+    _in_a_row: int = 0
+    _forbidden: int = 0
+    _refusal: str = ""
+    _refusals: int = 0
+    _refusal_lanes: set[str] = set()
+
+    def room(self, now: float, in_flight: int, max_in_flight: int) -> bool:
+        """Whether one more request may go out."""
+        if self.health is Health.OK:
+            return in_flight < max_in_flight
+        return now >= self.until and in_flight == 0
+
+    def delivered(self) -> bool:
+        """A request went through. True if that ended a wait or a pause."""
+        was = self.health
+        self.health, self.reason, self.until = Health.OK, "", 0.0
+        self.failures = self._in_a_row = self._forbidden = self._refusals = 0
+        self._refusal = ""
+        self._refusal_lanes = set()
+        return was is not Health.OK
+
+    def wait(self, now: float, share: float, reason: str, after_s: float | None) -> None:
+        """The destination is away or wants a rest."""
+        if self.health is Health.OK or now >= self.until:  # requests that were under way together are one failure
+            self.failures += 1
+        until = now + self.backoff.wait(self.failures, share, after_s)
+        self.until = max(until, self.until) if self.health is Health.WAITING else until
+        if self.health is not Health.PAUSED:
+            self.health = Health.WAITING
+        self.reason = reason
+
+    def pause(self, now: float, reason: str, until_s: float | None) -> None:
+        """Sending makes no sense until somebody acts; a probe goes out at growing intervals, at most `max_s` apart."""
+        if self.health is not Health.PAUSED or now >= self.until:
+            self.failures += 1
+        self.health, self.reason = Health.PAUSED, reason
+        self.until = now + (until_s if until_s is not None else self.backoff.step(self.failures + 4))
+
+    def lane_failed(self, now: float, share: float, reason: str, after_s: float | None) -> None:
+        """One lane's request failed; several in a row are the destination's failure."""
+        self._in_a_row += 1
+        if self._in_a_row >= FAILURES_TO_OPEN or self.health is not Health.OK:
+            self.wait(now, share, reason, after_s)
+
+    def forbidden(self, now: float, reason: str) -> None:
+        """One lane got 403."""
+        self._forbidden += 1
+        if self._forbidden >= FORBIDDEN_TO_PAUSE or self.health is Health.PAUSED:
+            self.pause(now, reason, None)
+
+    def refused(self, now: float, lane: str, reason: str) -> bool:
+        """A record is about to be buried for `reason`. False: that is one too many of the same, the destination pauses."""
+        if reason != self._refusal:
+            self._refusal, self._refusals, self._refusal_lanes = reason, 0, set()
+        self._refusals += 1
+        self._refusal_lanes = (
+            {*self._refusal_lanes, lane} if len(self._refusal_lanes) < REFUSAL_LANES else self._refusal_lanes
+        )
+        if self._refusals < REFUSALS_TO_PAUSE or len(self._refusal_lanes) < REFUSAL_LANES:
+            return True
+        self.pause(now, f"refuses everything: {reason}", None)
+        return False

@@ -1,0 +1,477 @@
+"""One destination's courier: take → seal → encode → send → classify → settle, for many lanes at once.
+
+Deciding is done elsewhere and without awaiting (`lanes`, `batcher`, `circuit`); the courier asks them, does what they say
+and tells them what came of it. A batch is on disk as a seal before its first try, and what a try may have done is read in
+that light ever after. The courier ends when its task is cancelled; what was under way then is repeated after the restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from agentd.delivery import batcher
+from agentd.delivery.backoff import Backoff
+from agentd.delivery.circuit import Circuit, Health
+from agentd.delivery.lanes import Hold, Lane, Lanes
+from agentd.delivery.ports import Outbox
+from agentd.exchange import Attempt, Call, Context, Lost, Platform, Reference, Request, Response, Transport, Unencodable
+from agentd.identity import text_of
+from agentd.outcomes import Cause, Delivered, Pause, Reject, Retry, Scope, Split, Unknown, Verdict
+from agentd.queued import DEAD, KNOWN, Death, Entry, Seal
+
+log = logging.getLogger("agentd.delivery")
+
+_POISON_TRIES = 20  # promise 5: a batch that keeps failing with 5xx while others pass is cut up
+_POISON_S = 3600.0
+_ANSWER_CHARS = 2048
+_RESERVED_S = 30.0  # how long to look away from a destination whose dead letters have no room
+
+
+class Settings(Struct, frozen=True):
+    """What a courier is told of its destination."""
+
+    name: str
+    api_key: str
+    limits: batcher.Limits
+    max_in_flight: int
+    backoff: Backoff
+    reference_wait_us: int
+    agent_of: Callable[[str], str]
+    inject_id: bool = True
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return f"<Settings {self.name}>"
+
+
+class Counts(Struct):
+    """What status and metrics show."""
+
+    requests: int = 0
+    retries: int = 0
+    records: int = 0
+    latency_s: float = 0.0
+
+
+class _Wait(Exception):  # noqa: N818 - a turn of the loop, not an error
+    """The batch can't go now."""
+
+    def __init__(self, hold: Hold, wait_s: float, reason: str) -> None:
+        super().__init__(reason)
+        self.hold, self.wait_s, self.reason = hold, wait_s, reason
+
+
+class Courier:
+    """See the module. `observe(verdict name, seconds, records)` hears of every request."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        platform: Platform,
+        outbox: Outbox,
+        transport: Transport,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        share: Callable[[], float] = random.random,
+        observe: Callable[[str, float, int], None] = lambda _verdict, _seconds, _records: None,
+    ) -> None:
+        self.settings = settings
+        self.platform = platform
+        self.circuit = Circuit(settings.backoff)
+        self.lanes = Lanes()
+        self.counts = Counts()
+        self.flush_through = 0
+        self._outbox = outbox
+        self._transport = transport
+        self._clock = clock
+        self._now_us = now_us
+        self._share = share
+        self._observe = observe
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Courier {self.settings.name} {self.circuit.health} {self.lanes!r}>"
+
+    # -- what the others tell it -------------------------------------------------------------------------------------
+
+    def touch(self, lanes: set[str]) -> None:
+        """These lanes have something new."""
+        for key in lanes:
+            if self.lanes.touch(key):
+                self._outbox.unblock(key)
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Send everything that is queued by now without waiting for batches to fill."""
+        self.flush_through = max(self.flush_through, self._outbox.highest)
+        for lane in self.lanes.release():
+            self._outbox.unblock(lane)
+        self._wake.set()
+
+    def status(self) -> tuple[str, str | None, float | None]:
+        """(state, reason, seconds until the next try) for people."""
+        circuit = self.circuit
+        if circuit.health is not Health.OK:
+            return circuit.health.value, circuit.reason, max(0.0, circuit.until - self._clock())
+        held = self.lanes.waiting()
+        if held:
+            return "ok", f"{len(held)} lanes wait: {held[0].reason}", max(0.0, held[0].at - self._clock())
+        return "ok", None, None
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        for key in self._outbox.sealed_lanes():
+            self.lanes.touch(key)
+        try:
+            while True:
+                self._wake.clear()
+                self._step()
+                await self._sleep()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _sleep(self) -> None:
+        at = self._next_time()
+        if at is None:
+            await self._wake.wait()
+            return
+        timeout = max(0.0, at - self._clock())
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _next_time(self) -> float | None:
+        times = [time for time in (self.lanes.next_time(),) if time is not None]
+        if self.circuit.health is not Health.OK and self.lanes.has_ready and not self.lanes.in_flight:
+            times.append(self.circuit.until)
+        return min(times, default=None)
+
+    def _step(self) -> None:
+        """Start whatever may start now."""
+        now = self._clock()
+        for key in self.lanes.expire(now):
+            self._outbox.unblock(key)
+        self._outbox.fill()
+        looked_at = 0
+        bound = len(self.lanes) + 1  # a lane that is put back is not looked at again in this step
+        while looked_at < bound and self.circuit.room(now, self.lanes.in_flight, self.settings.max_in_flight):
+            lane = self.lanes.next_ready()
+            if lane is None:
+                break
+            looked_at += 1
+            self._look_at(lane, now)
+
+    def _look_at(self, lane: Lane, now: float) -> None:
+        seals = self._outbox.seals(lane.key)
+        if seals:
+            members = self._outbox.members(seals[0])
+            if members is not None:
+                self._start(lane, seals[0], members)
+            else:
+                self._outbox.unblock(lane.key)
+                self._outbox.fill()  # its listener touches the lane once they are in memory
+            return
+        plan = batcher.plan(
+            self._outbox.peek(lane.key), self._call, self.settings.limits, self._now_us(), self.flush_through
+        )
+        if plan.take:
+            records = [entry for entry, _ in zip(self._outbox.peek(lane.key), range(plan.take), strict=False)]
+            self._start(lane, None, records)
+        elif plan.at_us is not None:
+            wait_s = max(0.0, (plan.at_us - self._now_us()) / 1e6)
+            self.lanes.hold(lane, Hold.GATHERING, now + wait_s)
+        else:
+            self.lanes.forget(lane)
+
+    def _call(self, kind: str) -> Call:
+        return self.platform.calls[kind]
+
+    def _start(self, lane: Lane, seal: Seal | None, entries: list[Entry]) -> None:
+        self.lanes.begin(lane)
+        task = asyncio.create_task(self._deliver(lane, seal, entries), name=f"deliver {self.settings.name} {lane.key}")
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._delivered(lane, done))
+
+    def _delivered(self, lane: Lane, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.lanes.finish(lane)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # a defect of ours: the lane rests, nothing is lost, and the log has the whole of it
+            log.error("%s: %s: %r", self.settings.name, lane.key, error, exc_info=error, extra={"action": "defect"})
+            lane.failures += 1
+            self._hold(lane, Hold.BACKOFF, self.settings.backoff.step(lane.failures + 4), f"defect: {error!r}")
+        elif lane.hold is None:
+            self.lanes.touch(lane.key)
+        self._wake.set()
+
+    # -- one batch ---------------------------------------------------------------------------------------------------
+
+    async def _deliver(self, lane: Lane, seal: Seal | None, entries: list[Entry]) -> None:
+        if seal is not None and not entries:
+            await self._outbox.settle(seal, [], ())  # all of it ended otherwise
+            return
+        try:
+            entries = self._resolve(entries, seal)
+            request = self._encode(entries, seal)
+        except _Wait as wait:
+            self._hold(lane, wait.hold, wait.wait_s, wait.reason)
+            return
+        except Unencodable as error:
+            await self._bury_one(seal, entries, error)
+            return
+        if seal is None:
+            seal = self._new_seal(entries, request)
+            await self._outbox.seal(seal)
+        await self._send(lane, seal, entries, request)
+
+    def _resolve(self, entries: list[Entry], seal: Seal | None) -> list[Entry]:
+        """The batch, or what has to go before it: the record that introduces an id it needs. Raises _Wait, Unencodable."""
+        for needed in self.platform.references(entries[0]):
+            introducer = self._missing(needed, entries[0])
+            if introducer is not None:
+                if seal is not None or introducer.lane != entries[0].lane:
+                    raise _Wait(Hold.REFERENCE, 1.0, f"waits for {needed.kind} {needed.local_id}")
+                return [introducer]
+        return entries
+
+    def _missing(self, needed: Reference, entry: Entry) -> Entry | None:
+        """None if the reference is settled one way or another, else the queued record that will settle it."""
+        ref = self._outbox.reference(needed.kind, needed.local_id)
+        if ref is None:
+            left_us = entry.admitted_us + self.settings.reference_wait_us - self._now_us()
+            if 0 < left_us <= self.settings.reference_wait_us:
+                raise _Wait(
+                    Hold.REFERENCE, left_us / 1e6, f"waits for {needed.kind} {needed.local_id} to be introduced"
+                )
+            return None  # nobody introduced it: taken to be the platform's own
+        if ref.state == KNOWN:
+            return None
+        if ref.state == DEAD:
+            if needed.optional:
+                return None
+            raise Unencodable(f"{needed.kind} {needed.local_id} was refused for good", -1)
+        if ref.number == entry.number:
+            return None
+        introducer = self._outbox.find(f"{needed.kind}:{needed.local_id}", ref.number)
+        if introducer is None:
+            raise _Wait(Hold.REFERENCE, 1.0, f"waits for {needed.kind} {needed.local_id}")
+        return introducer
+
+    def _context(self) -> Context:
+        return Context(self.settings.agent_of, self._platform_id, self.settings.inject_id)
+
+    def _platform_id(self, kind: str, local_id: str) -> str | None:
+        ref = self._outbox.reference(kind, local_id)
+        if ref is None:
+            return local_id
+        return None if ref.state == DEAD else ref.platform_id or local_id
+
+    def _encode(self, entries: Sequence[Entry], seal: Seal | None) -> Request:
+        call = self._call(entries[0].kind)
+        request = self.platform.encode(call, entries, self._context())
+        if seal is None:
+            return request
+        if seal.body is not None:
+            return Request(request.path, seal.body, request.headers, request.method)
+        if hashlib.sha256(request.body).digest() != seal.sha256:
+            log.error(
+                "%s: batch %s encodes to other bytes than it was sealed with",
+                self.settings.name,
+                seal.key,
+                extra={"action": "reseal"},
+            )
+        return request
+
+    def _new_seal(self, entries: Sequence[Entry], request: Request) -> Seal:
+        call = self._call(entries[0].kind)
+        first, last = entries[0].number, entries[-1].number
+        taken = {entry.number for entry in entries}
+        between = [
+            e.number for e in self._outbox.peek(entries[0].lane) if first <= e.number <= last and e.number not in taken
+        ]
+        return Seal(
+            seq=0,
+            destination=self.settings.name,
+            lane=entries[0].lane,
+            first=first,
+            last=last,
+            count=len(entries),
+            exceptions=tuple(between),
+            key=key_of(entries),
+            encoder=self.platform.encoder_version,
+            sha256=hashlib.sha256(request.body).digest(),
+            call=call.name,
+            body=request.body if call.strict_key else None,
+        )
+
+    async def _send(self, lane: Lane, seal: Seal, entries: list[Entry], request: Request) -> None:
+        headers = self.platform.headers(self.settings.api_key, seal.key)
+        maybe_taken = seal.tried
+        seal.tried = True
+        begun = self._clock()
+        answer = await self._transport.send(request, headers)
+        spent = self._clock() - begun
+        attempt = Attempt(self._now_us() / 1e6, maybe_taken)
+        verdict = self.platform.classify(self._call(entries[0].kind), entries, answer, attempt)
+        if isinstance(answer, Lost) and not answer.sent:
+            seal.tried = maybe_taken
+        self.counts.requests += 1
+        self.counts.latency_s += spent
+        self._observe(type(verdict).__name__.lower(), spent, len(entries))
+        await self._apply(verdict, lane, seal, entries, answer)
+
+    # -- verdicts ----------------------------------------------------------------------------------------------------
+
+    async def _apply(
+        self, verdict: Verdict, lane: Lane, seal: Seal, entries: list[Entry], answer: Response | Lost
+    ) -> None:
+        now = self._clock()
+        match verdict:
+            case Delivered():
+                await self._settle(lane, seal, entries, verdict)
+            case Retry():
+                await self._retry(verdict, lane, seal, entries, now)
+            case Pause():
+                self._pause(verdict, lane, now)
+            case Split() if len(entries) > 1:
+                self.lanes.succeeded(lane)
+                await self._outbox.split(seal, self._halves(seal, entries))
+            case Split() | Reject():
+                await self._reject(verdict.cause, verdict.reason, lane, seal, entries, answer)
+            case Unknown():
+                death = _death(Cause.OUTCOME_UNKNOWN, verdict.reason, lane, seal, answer)
+                await self._bury(lane, seal, entries, death)
+
+    async def _settle(self, lane: Lane, seal: Seal, entries: list[Entry], verdict: Delivered) -> None:
+        self.lanes.succeeded(lane)
+        self.counts.records += len(entries)
+        if self.circuit.delivered():
+            log.info("%s: delivers again", self.settings.name, extra={"action": "resumed"})
+            for key in self.lanes.release():
+                self._outbox.unblock(key)
+        future = self._outbox.settle(seal, entries, verdict.learned)
+        if verdict.learned:  # others may wait for these ids, and must not be sent before the ids are on disk
+            await future
+            for key in self.lanes.release([held.key for held in self.lanes.waiting() if held.hold is Hold.REFERENCE]):
+                self._outbox.unblock(key)
+        self._wake.set()
+
+    async def _retry(self, verdict: Retry, lane: Lane, seal: Seal, entries: list[Entry], now: float) -> None:
+        self.counts.retries += 1
+        lane.failures += 1
+        lane.first_failure = lane.first_failure if lane.failures > 1 else now
+        if verdict.scope is Scope.DESTINATION:
+            if self.circuit.health is Health.OK:
+                log.warning("%s: %s; waiting", self.settings.name, verdict.reason, extra={"action": "waiting"})
+            self.circuit.wait(now, self._share(), verdict.reason, verdict.after_s)
+            return  # the lane stays ready: the first one is the probe
+        self.circuit.lane_failed(now, self._share(), verdict.reason, verdict.after_s)
+        poisoned = (
+            lane.failures >= _POISON_TRIES
+            and now - lane.first_failure >= _POISON_S
+            and self.circuit.health is Health.OK
+        )
+        if poisoned and len(entries) > 1:
+            self.lanes.succeeded(lane)
+            await self._outbox.split(seal, self._halves(seal, entries))
+        elif poisoned:
+            reason = f"failed {lane.failures} times alone: {verdict.reason}"
+            await self._bury(lane, seal, entries, _death(Cause.REJECTED, reason, lane, seal, None))
+        else:
+            wait_s = self.settings.backoff.wait(lane.failures, self._share(), verdict.after_s)
+            self._hold(lane, Hold.BACKOFF, wait_s, verdict.reason)
+
+    def _pause(self, verdict: Pause, lane: Lane, now: float) -> None:
+        was = self.circuit.health
+        if verdict.scope is Scope.DESTINATION:
+            self.circuit.pause(now, verdict.reason, verdict.until_s)
+        else:
+            lane.failures += 1
+            self._hold(lane, Hold.FORBIDDEN, self.settings.backoff.step(lane.failures + 4), verdict.reason)
+            self.circuit.forbidden(now, verdict.reason)
+        if was is not Health.PAUSED and self.circuit.health is Health.PAUSED:
+            log.error(
+                "%s: paused: %s; everything is kept", self.settings.name, verdict.reason, extra={"action": "paused"}
+            )
+
+    async def _reject(
+        self, cause: Cause, reason: str, lane: Lane, seal: Seal, entries: list[Entry], answer: Response | Lost
+    ) -> None:
+        now = self._clock()
+        if not self.circuit.refused(now, lane.key, reason):
+            log.error("%s: paused: %s", self.settings.name, self.circuit.reason, extra={"action": "paused"})
+            return
+        if cause is Cause.REJECTED and self._has_ended(entries[0]):
+            cause = Cause.RUN_ENDED
+        await self._bury(lane, seal, entries, _death(cause, reason, lane, seal, answer))
+
+    def _has_ended(self, entry: Entry) -> bool:
+        kind, _, local_id = entry.lane.partition(":")
+        ref = self._outbox.reference(kind, local_id)
+        return ref is not None and ref.ended
+
+    async def _bury(self, lane: Lane, seal: Seal | None, entries: Sequence[Entry], death: Death) -> None:
+        size = sum(len(entry.body) for entry in entries)
+        if not self._outbox.dead_room(size):
+            reason = "the dead letters are full (dead_letters.max_bytes): replay or purge some"
+            self.circuit.pause(self._clock(), reason, _RESERVED_S)
+            log.error("%s: paused: %s", self.settings.name, reason, extra={"action": "paused"})
+            return
+        log.warning(
+            "%s: %d records of %s are dead: %s", self.settings.name, len(entries), lane.key, death.reason,
+            extra={"action": "buried", "cause": str(death.cause)},
+        )  # fmt: skip
+        self.lanes.succeeded(lane)
+        await self._outbox.bury(seal, entries, death)
+
+    async def _bury_one(self, seal: Seal | None, entries: list[Entry], error: Unencodable) -> None:
+        """The one record that can't be expressed; -1 means that its introducer is dead, and so is all of its batch."""
+        lane = self.lanes.get(entries[0].lane)
+        if error.index >= 0:
+            await self._bury(lane, None, [entries[error.index]], Death(Cause.UNENCODABLE, str(error)))
+        else:
+            await self._bury(lane, seal, entries, Death(Cause.INTRODUCER_DEAD, str(error)))
+
+    def _halves(self, seal: Seal, entries: list[Entry]) -> list[Seal]:
+        """A refused batch's parts: new batches with keys of their own."""
+        middle = len(entries) // 2
+        parts = []
+        for half in (entries[:middle], entries[middle:]):
+            request = self.platform.encode(self._call(half[0].kind), half, self._context())
+            part = self._new_seal(half, request)
+            inside = tuple(n for n in seal.exceptions if part.first <= n <= part.last)
+            part.exceptions = tuple(sorted({*part.exceptions, *inside}))
+            parts.append(part)
+        return parts
+
+    def _hold(self, lane: Lane, hold: Hold, wait_s: float, reason: str) -> None:
+        self.lanes.hold(lane, hold, self._clock() + wait_s, reason)
+        self._outbox.block(lane.key)
+
+
+def key_of(entries: Sequence[Entry]) -> str:
+    """The idempotency key: a record's own id for one record, so that a replay keeps it; a digest of the ids for several."""
+    if len(entries) == 1:
+        return text_of(entries[0].record_id)
+    return hashlib.sha256(b"".join([entry.record_id for entry in entries])).hexdigest()[:32]
+
+
+def _death(cause: Cause, reason: str, lane: Lane, seal: Seal, answer: Response | Lost | None) -> Death:
+    status = answer.status if isinstance(answer, Response) else None
+    text = answer.body.decode(errors="replace")[:_ANSWER_CHARS] if isinstance(answer, Response) else ""
+    return Death(cause, reason, lane.failures + 1, status, text, seal.key)

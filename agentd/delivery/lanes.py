@@ -1,0 +1,157 @@
+"""Which lanes may send, in which order, and when to look at a lane again. Pure: `now` in, lane names out.
+
+A lane has at most one request under way. Ready lanes wait in the order in which they became ready, so that no lane
+starves another; lanes that wait for a time stand in a heap.
+"""
+
+from __future__ import annotations
+
+import heapq
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class Hold(StrEnum):
+    """Why a lane waits for a time; all but GATHERING block it, so that its records may leave memory."""
+
+    GATHERING = "gathering"  # its batch is not full and not due
+    BACKOFF = "backoff"
+    FORBIDDEN = "forbidden"
+    REFERENCE = "reference"
+
+
+class Lane(Struct):
+    """What delivery remembers of a lane while it is busy, waiting or failing. Times are monotonic seconds."""
+
+    key: str
+    in_flight: bool = False
+    ready: bool = False
+    hold: Hold | None = None
+    at: float = 0.0
+    reason: str = ""
+    failures: int = 0
+    first_failure: float = 0.0
+    maybe_taken: bool = False
+
+
+class Lanes:
+    """The lanes of one destination."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, Lane] = {}
+        self._ready: dict[str, None] = {}  # in order of becoming ready
+        self._timers: list[tuple[float, str]] = []
+        self.in_flight = 0
+
+    def __repr__(self) -> str:
+        return f"<Lanes {len(self._lanes)} known, {len(self._ready)} ready, {self.in_flight} in flight>"
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    def get(self, key: str) -> Lane:
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(key)
+        return lane
+
+    def touch(self, key: str) -> bool:
+        """The lane has something new: look at it, unless it waits for what news don't change. True if it was blocked."""
+        lane = self.get(key)
+        if lane.in_flight or lane.ready or lane.hold in (Hold.BACKOFF, Hold.FORBIDDEN):
+            return False
+        blocked = lane.hold is Hold.REFERENCE
+        lane.hold = None
+        self._make_ready(lane)
+        return blocked
+
+    def _make_ready(self, lane: Lane, *, first: bool = False) -> None:
+        lane.ready = True
+        if first:
+            self._ready = {lane.key: None, **self._ready}
+        else:
+            self._ready[lane.key] = None
+
+    def expire(self, now: float) -> list[str]:
+        """Lanes whose time has come are ready again. Returns those that were blocked."""
+        unblocked = []
+        while self._timers and self._timers[0][0] <= now:
+            at, key = heapq.heappop(self._timers)
+            lane = self._lanes.get(key)
+            if lane is None or lane.hold is None or lane.at != at:
+                continue
+            if lane.hold is not Hold.GATHERING:
+                unblocked.append(key)
+            lane.hold = None
+            self._make_ready(lane)
+        return unblocked
+
+    def next_ready(self) -> Lane | None:
+        """The lane that has been ready longest; it is taken off."""
+        if not self._ready:
+            return None
+        key = next(iter(self._ready))
+        del self._ready[key]
+        lane = self._lanes[key]
+        lane.ready = False
+        return lane
+
+    def put_back(self, lane: Lane) -> None:
+        """It could not be sent after all: first in line again."""
+        self._make_ready(lane, first=True)
+
+    def begin(self, lane: Lane) -> None:
+        """A request of this lane is under way."""
+        lane.in_flight = True
+        self.in_flight += 1
+
+    def finish(self, lane: Lane) -> None:
+        """It is not under way any more."""
+        lane.in_flight = False
+        self.in_flight -= 1
+
+    def succeeded(self, lane: Lane) -> None:
+        """Failures are forgotten."""
+        lane.failures = 0
+        lane.maybe_taken = False
+        lane.reason = ""
+
+    def hold(self, lane: Lane, hold: Hold, at: float, reason: str = "") -> None:
+        """Look at the lane again at `at`."""
+        lane.hold, lane.at, lane.reason = hold, at, reason
+        heapq.heappush(self._timers, (at, lane.key))
+
+    def release(self, keys: list[str] | None = None) -> list[str]:
+        """End all waits for a time (a probe went through, a flush is wanted). Returns lanes that were blocked."""
+        unblocked = []
+        for lane in list(self._lanes.values()) if keys is None else [self.get(key) for key in keys]:
+            if lane.hold is not None and not lane.in_flight:
+                if lane.hold is not Hold.GATHERING:
+                    unblocked.append(lane.key)
+                lane.hold = None
+                self._make_ready(lane)
+        return unblocked
+
+    def forget(self, lane: Lane) -> None:
+        """Nothing is queued in it: drop what is remembered, so that memory does not grow with the lanes ever seen."""
+        if not (lane.in_flight or lane.ready or lane.hold):
+            self._lanes.pop(lane.key, None)
+
+    def next_time(self) -> float | None:
+        """When the next lane's time comes."""
+        while self._timers:
+            at, key = self._timers[0]
+            lane = self._lanes.get(key)
+            if lane is not None and lane.hold is not None and lane.at == at:
+                return at
+            heapq.heappop(self._timers)
+        return None
+
+    @property
+    def has_ready(self) -> bool:
+        return bool(self._ready)
+
+    def waiting(self) -> list[Lane]:
+        """Lanes that are held for a reason that somebody may want to see."""
+        return [lane for lane in self._lanes.values() if lane.hold not in (None, Hold.GATHERING)]

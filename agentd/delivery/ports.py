@@ -1,0 +1,67 @@
+"""One destination's side of the spool, as delivery sees it; the composition root fills it. Siblings don't meet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from agentd.outcomes import Learned
+from agentd.queued import Death, Entry, Ref, Seal
+
+
+class Outbox(Protocol):
+    """Records of one destination that have not ended. Futures are done when the change is on disk."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def live(self) -> int:
+        """How many records have not ended."""
+        ...
+
+    @property
+    def highest(self) -> int:
+        """The highest number that was given."""
+        ...
+
+    def peek(self, lane: str) -> Iterator[Entry]:
+        """The lane's records that may be taken now, in order."""
+        ...
+
+    def members(self, seal: Seal) -> list[Entry] | None:
+        """A sealed batch's records that have not ended; None while they are not all in memory."""
+        ...
+
+    def find(self, lane: str, number: int) -> Entry | None: ...
+
+    def seals(self, lane: str) -> Sequence[Seal]:
+        """The lane's sealed batches, the first to be sent first."""
+        ...
+
+    def sealed_lanes(self) -> Sequence[str]: ...
+
+    def block(self, lane: str) -> None:
+        """The lane can't send now: its records may leave memory."""
+        ...
+
+    def unblock(self, lane: str) -> None: ...
+
+    def fill(self) -> None:
+        """See to it that more is read from disk where there is room."""
+        ...
+
+    def reference(self, kind: str, local_id: str) -> Ref | None: ...
+
+    def seal(self, seal: Seal) -> asyncio.Future[None]: ...
+
+    def settle(self, seal: Seal, entries: Sequence[Entry], learned: Iterable[Learned]) -> asyncio.Future[None]: ...
+
+    def bury(self, seal: Seal | None, entries: Sequence[Entry], death: Death) -> asyncio.Future[None]: ...
+
+    def split(self, seal: Seal, parts: Sequence[Seal]) -> asyncio.Future[None]: ...
+
+    def dead_room(self, size: int) -> bool:
+        """Whether the dead letters have room for `size` more bytes."""
+        ...

@@ -1,0 +1,132 @@
+"""Requests, answers and the adapter between them: what delivery, platforms and the HTTP client say to one another.
+
+An adapter turns records into requests and answers into verdicts. It does no I/O and reads no clock; it never sees a socket,
+and nothing above it sees a status code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from msgspec import Struct
+
+from agentd.errors import AgentdError
+from agentd.outcomes import Verdict
+
+
+class Item(Protocol):
+    """A queued record as an adapter sees it."""
+
+    @property
+    def record_id(self) -> bytes: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def lane(self) -> str: ...
+    @property
+    def admitted_us(self) -> int: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def agent(self) -> str: ...
+
+
+class Call(Struct, frozen=True):
+    """One of the platform's calls."""
+
+    name: str
+    path: str
+    batch: bool = False  # takes several records of one lane; otherwise one, sent at once and with what is before it
+    repeat: bool = True  # may be sent again when its answer was lost
+    strict_key: bool = False  # the platform refuses another body under the same key: the sealed body itself is kept
+
+
+class Request(Struct, frozen=True):
+    path: str
+    body: bytes
+    headers: Mapping[str, str] = {}
+    method: str = "POST"
+
+
+class Response(Struct, frozen=True):
+    """An answer; header names are lower case, the body is cut at 64 KiB."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Lost(Struct, frozen=True):
+    """No answer. `sent` is False only when the request certainly never reached the platform."""
+
+    reason: str
+    sent: bool
+
+
+class Attempt(Struct, frozen=True):
+    """In which light an answer is to be read."""
+
+    now_s: float  # Unix time
+    maybe_taken: bool = False  # an earlier try of these bytes may have been taken
+
+
+class Reference(NamedTuple):
+    """An id that the platform has to know before the record can be sent. An optional one may be left out instead."""
+
+    kind: str
+    local_id: str
+    optional: bool = False
+
+
+class Context(Struct, frozen=True):
+    """What an adapter may ask while it encodes."""
+
+    agent: Callable[[str], str]  # the platform's id for a local agent name
+    resolve: Callable[
+        [str, str], str | None
+    ]  # the platform's id for (kind, local id); None where an optional one is dead
+    inject_id: bool = True
+
+
+class Unencodable(AgentdError):  # noqa: N818 - a state of the record
+    """The record can't be expressed for this platform."""
+
+    def __init__(self, message: str, index: int = 0) -> None:
+        """`index` is the record's place in the batch."""
+        super().__init__(message)
+        self.index = index
+
+
+class Platform(Protocol):
+    """An adapter."""
+
+    name: str
+    default_base_url: str
+    encoder_version: int
+    calls: Mapping[str, Call]  # kind → call; its keys are the kinds that the platform takes
+    introduces: frozenset[str]  # kinds whose answer names an id
+
+    def headers(self, api_key: str, idempotency_key: str) -> dict[str, str]:
+        """Authentication and idempotency, for every request."""
+        ...
+
+    def references(self, item: Item) -> Sequence[Reference]:
+        """The ids that have to be known before this record; for a batch its first record speaks for all."""
+        ...
+
+    def encode(self, call: Call, items: Sequence[Item], context: Context) -> Request:
+        """The request, the same bytes for the same records and references. Raises Unencodable."""
+        ...
+
+    def classify(self, call: Call, items: Sequence[Item], answer: Response | Lost, attempt: Attempt) -> Verdict:
+        """What the answer means."""
+        ...
+
+
+class Transport(Protocol):
+    """The way out to one destination."""
+
+    async def send(self, request: Request, headers: Mapping[str, str]) -> Response | Lost:
+        """One request, one answer or the reason why there is none. Never raises for what the network does."""
+        ...

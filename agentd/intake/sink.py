@@ -1,0 +1,278 @@
+"""The sink: messages in, acknowledgements out once the records are on disk. Joins admission, streams and the spool."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from agentd import __version__
+from agentd.errors import RecordError, SpoolFull, WireError
+from agentd.intake import Peer, streams
+from agentd.intake.admit import FULL, Admission, Admitted
+from agentd.intake.dedupe import Window
+from agentd.intake.dedupe import count as count_ids
+from agentd.intake.streams import Stream, Streams
+from agentd.outcomes import Cause
+from agentd.queued import Entry, Ref
+from agentd.records import Record
+from agentd.wire import Ack, Hello, Message, Rejected, hello_answer
+
+log = logging.getLogger("agentd.intake")
+
+_LOG_EVERY_S = 10.0  # a line for each cause of refusal at most this often; the counters have them all
+
+
+class Store(Protocol):
+    """What the sink asks of the spool."""
+
+    def append(
+        self, copies: dict[str, list[Entry]], *, puts: Sequence[Any] = (), introduced: Sequence[Ref] = ()
+    ) -> asyncio.Future[None]: ...
+    def stream_row(self, row: int, value: bytes) -> Any: ...
+    def new_stream_row(self) -> int: ...
+    def seen(self, value: bytes, count: int) -> Any: ...
+    async def wait_for_room(self) -> None: ...
+
+
+class _Held(Struct):
+    """Records that nobody waits an answer for, and that found the queue full."""
+
+    items: list[tuple[int, Record | RecordError]]
+    peer: Peer
+    origin: str
+    future: asyncio.Future[Ack]
+    ack: Ack
+
+
+class SpoolSink:
+    """See `agentd.intake.Sink`."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        store: Store,
+        window: Window,
+        known: Streams,
+        *,
+        max_frame_bytes: int,
+        now_us: Callable[[], int],
+        clock: Callable[[], float],
+    ) -> None:
+        self.admission = admission
+        self.streams = known
+        self.messages = 0
+        self._store = store
+        self._window = window
+        self._max_frame_bytes = max_frame_bytes
+        self._now_us = now_us
+        self._clock = clock
+        self._under_way: dict[tuple[int, str, int], asyncio.Future[Ack]] = {}
+        self._pending_ids: dict[tuple[int, bytes], asyncio.Future[None]] = {}
+        self._held: deque[_Held] = deque()
+        self._holder: asyncio.Task[None] | None = None
+        self._logged: dict[str, float] = {}
+        self._unlogged: Counter[str] = Counter()
+
+    # -- agentd.intake.Sink ------------------------------------------------------------------------------------------
+
+    def hello(self, hello: Hello, peer: Peer) -> dict[str, Any]:
+        last_seq = 0
+        if hello.stream is not None:
+            if not 0 < len(hello.stream) <= 64:  # noqa: PLR2004 - a UUID has 36
+                raise WireError("$.stream: expected a UUID")
+            known = self.streams.get(peer.uid, hello.stream)
+            stream = known[1] if known else self._open(peer.uid, hello.stream)
+            stream.lost = dict(hello.lost)
+            last_seq = stream.last_seq
+        return hello_answer(__version__, self._max_frame_bytes, last_seq)
+
+    def submit(
+        self, message: Message, peer: Peer, *, stream: str | None, origin: str, hold: bool
+    ) -> asyncio.Future[Ack]:
+        self.messages += 1
+        key = None if stream is None or message.seq is None else (peer.uid, stream, message.seq)
+        if key is not None:
+            before = self._before(key)
+            if before is not None:
+                return before
+        future: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
+        items = list(enumerate(message.items))
+        if hold and self._held:  # what came before must not be overtaken
+            self._hold(_Held(items, peer, origin, future, Ack(-1, 0)))
+            return future
+        outcome = self.admission.admit(items, peer, origin, self._now_us())
+        ack = Ack(-1 if message.seq is None else message.seq, outcome.accepted, outcome.rejected)
+        self._log_refusals(outcome, peer)
+        if hold and outcome.full:
+            full = {index for index, _ in outcome.full}
+            ack.rejected = [r for r in ack.rejected if r.index not in full]
+            self._write(outcome, ack, None, None)
+            self._hold(_Held(list(outcome.full), peer, origin, future, ack))
+            return future
+        self._write(outcome, ack, future, key)
+        return future
+
+    def refuse(self, cause: str, detail: str, peer: Peer) -> None:
+        self.admission.refused[cause] += 1
+        self._log(cause, detail, peer)
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def _write(
+        self, outcome: Admitted, ack: Ack, future: asyncio.Future[Ack] | None, key: tuple[int, str, int] | None
+    ) -> None:
+        puts = []
+        seen = b"".join(outcome.seen)
+        if seen:
+            puts.append(self._store.seen(seen, count_ids(seen)))
+        if key is not None:
+            assert future is not None  # noqa: S101 - an envelope has an answer
+            self._under_way[key] = future
+            puts.append(self._stream_put(key, ack))
+        waits = [self._pending_ids[repeat] for repeat in outcome.repeats if repeat in self._pending_ids]
+        if not (outcome.copies or puts):
+            _finish(future, ack, waits)
+            return
+        stored = self._store.append(outcome.copies, puts=puts, introduced=outcome.introduced)
+        if outcome.seen:
+            self._remember_pending(outcome, stored)
+        stored.add_done_callback(lambda done: self._stored(done, outcome, ack, future, key, waits))
+
+    def _remember_pending(self, outcome: Admitted, stored: asyncio.Future[None]) -> None:
+        for row in outcome.seen:
+            pending = (int.from_bytes(row[:4], "big"), row[4:20])
+            self._pending_ids[pending] = stored
+            stored.add_done_callback(lambda _, pending=pending: self._pending_ids.pop(pending, None))
+
+    def _stored(
+        self,
+        done: asyncio.Future[None],
+        outcome: Admitted,
+        ack: Ack,
+        future: asyncio.Future[Ack] | None,
+        key: tuple[int, str, int] | None,
+        waits: list[asyncio.Future[None]],
+    ) -> None:
+        if key is not None:
+            self._under_way.pop(key, None)
+        if done.cancelled():
+            if future is not None:
+                future.cancel()
+            return
+        if done.exception() is not None:
+            self._undo(outcome, ack, key)
+        _finish(future, ack, waits)
+
+    def _undo(self, outcome: Admitted, ack: Ack, key: tuple[int, str, int] | None) -> None:
+        """The disk had no room: all that was accepted is refused, and no id or outcome is kept."""
+        self._window.forget(b"".join(outcome.seen))
+        self.admission.accepted -= outcome.accepted
+        self.admission.refused[Cause.SPOOL_FULL.value] += outcome.accepted
+        refused = {r.index for r in ack.rejected}
+        total = outcome.accepted + len(refused)
+        ack.rejected = sorted(
+            [*ack.rejected, *(Rejected(i, FULL) for i in range(total) if i not in refused)], key=lambda r: r.index
+        )
+        ack.accepted = 0
+        if key is not None:
+            self._store.append({}, puts=[self._stream_put(key, ack)])
+
+    # -- streams -----------------------------------------------------------------------------------------------------
+
+    def _before(self, key: tuple[int, str, int]) -> asyncio.Future[Ack] | None:
+        """The answer to an envelope that came before, or is still under way."""
+        under_way = self._under_way.get(key)
+        if under_way is not None:
+            return under_way
+        known = self.streams.get(key[0], key[1])
+        ack = known[1].known(key[2]) if known else None
+        if ack is None:
+            return None
+        future: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
+        future.set_result(ack)
+        return future
+
+    def _open(self, uid: int, name: str) -> Stream:
+        return self.streams.add(self._store.new_stream_row(), Stream(uid, name, touched_us=self._now_us()))
+
+    def _stream_put(self, key: tuple[int, str, int], ack: Ack) -> Any:
+        uid, name, _ = key
+        known = self.streams.get(uid, name)
+        stream = known[1] if known else self._open(uid, name)
+        stream.record(ack, self._now_us())
+        row = self.streams.get(uid, name)
+        assert row is not None  # noqa: S101 - just opened
+        return self._store.stream_row(row[0], streams.encode(stream))
+
+    # -- holding -----------------------------------------------------------------------------------------------------
+
+    def _hold(self, held: _Held) -> None:
+        self._held.append(held)
+        if self._holder is None or self._holder.done():
+            self._holder = asyncio.create_task(self._try_held(), name="held messages")
+
+    async def _try_held(self) -> None:
+        """Admit what waits for room, in order, as room comes."""
+        while self._held:
+            await self._store.wait_for_room()
+            while self._held and self._retry(self._held[0]):
+                self._held.popleft()
+
+    def _retry(self, held: _Held) -> bool:
+        outcome = self.admission.admit(held.items, held.peer, held.origin, self._now_us())
+        self.admission.refused[Cause.SPOOL_FULL.value] -= len(outcome.full)  # they are not refused: they wait
+        held.ack.accepted += outcome.accepted
+        full = {index for index, _ in outcome.full}
+        held.ack.rejected += [r for r in outcome.rejected if r.index not in full]
+        if outcome.full:
+            held.items = list(outcome.full)
+            self._write(outcome, held.ack, None, None)
+            return False
+        self._write(outcome, held.ack, held.future, None)
+        return True
+
+    async def close(self) -> None:
+        """Give up what is still held: those who sent it were never told that it was taken."""
+        if self._holder is not None:
+            self._holder.cancel()
+            await asyncio.gather(self._holder, return_exceptions=True)
+        for held in self._held:
+            self.admission.refused[Cause.SPOOL_FULL.value] += len(held.items)
+            if not held.future.done():
+                held.future.set_result(held.ack)
+
+    # -- logging -----------------------------------------------------------------------------------------------------
+
+    def _log_refusals(self, outcome: Admitted, peer: Peer) -> None:
+        for rejected in outcome.rejected[:1]:
+            self._log("refused", f"{len(outcome.rejected)} of a message, the first: {rejected.error}", peer)
+
+    def _log(self, cause: str, detail: str, peer: Peer) -> None:
+        now = self._clock()
+        if now - self._logged.get(cause, -_LOG_EVERY_S) < _LOG_EVERY_S:
+            self._unlogged[cause] += 1
+            return
+        more = self._unlogged.pop(cause, 0)
+        self._logged[cause] = now
+        log.warning(
+            "%s from uid %d pid %d: %s%s", cause, peer.uid, peer.pid, detail, f" (and {more} more since the last line)" if more else "",
+            extra={"action": "refused", "cause": cause},
+        )  # fmt: skip
+
+
+def _finish(future: asyncio.Future[Ack] | None, ack: Ack, waits: list[asyncio.Future[None]]) -> None:
+    """Answer once the earlier records that these repeat are on disk too."""
+    if future is None or future.done():
+        return
+    open_waits = [wait for wait in waits if not wait.done()]
+    if not open_waits:
+        if any(not wait.cancelled() and isinstance(wait.exception(), SpoolFull) for wait in waits):
+            ack = Ack(ack.seq, 0, [Rejected(index, FULL) for index in range(ack.accepted)])
+        future.set_result(ack)
+        return
+    open_waits[0].add_done_callback(lambda _: _finish(future, ack, waits))

@@ -1,0 +1,90 @@
+"""A record once it is admitted, and what goes with it: where it came from, its batch's seal, its references, its death.
+
+Spool, intake and delivery share these; nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from agentd.outcomes import Cause
+from agentd.records import LossClass
+
+
+class Source(Struct, frozen=True, array_like=True):
+    """Where a record came from; shared by all records of a frame."""
+
+    agent: str  # the host's own name for the agent, resolved at admission
+    uid: int
+    pid: int
+    origin: str  # frames, lines, http, agentd
+    redaction: int = 0  # version of the redaction rules that it went through, 0 for none
+
+
+class Entry(Struct):
+    """One admitted record of one destination."""
+
+    number: int
+    record_id: bytes
+    lane: str
+    kind: str
+    loss: LossClass
+    source: Source
+    admitted_us: int
+    body: bytes
+    segment: int = 0  # key of the row that holds it, 0 until committed
+    index: int = 0  # place in that row
+
+    @property
+    def agent(self) -> str:
+        """The local name of the agent that it was admitted for."""
+        return self.source.agent
+
+
+class Seal(Struct, array_like=True):
+    """A sealed batch. Its records are the lane's from `first` to `last` but for `exceptions`."""
+
+    seq: int
+    destination: str
+    lane: str
+    first: int
+    last: int
+    count: int
+    exceptions: tuple[int, ...]
+    key: str
+    encoder: int
+    sha256: bytes
+    call: str
+    tried: bool = False  # it may have reached the platform: what is answered to a repeat is read in that light
+    body: bytes | None = None  # kept for calls under a strict key, which refuse a changed payload
+    row: int = 0
+
+
+INTRODUCED, KNOWN, DEAD = "introduced", "known", "dead"
+
+
+class Ref(Struct, array_like=True):
+    """One reference. `number` is its introducer's in the destination's queue."""
+
+    destination: str
+    kind: str
+    local_id: str
+    agent: str
+    uid: int
+    number: int
+    state: str = INTRODUCED
+    platform_id: str | None = None
+    touched_us: int = 0
+    ended: bool = False
+    row: int = 0
+
+
+class Death(Struct):
+    """Why a batch's records are buried."""
+
+    cause: Cause
+    reason: str
+    tries: int = 0
+    status: int | None = None
+    answer: str = ""
+    key: str = ""

@@ -1,0 +1,120 @@
+"""References: the platform's id for a client-made one, and whose it is. Durable: they outlive their run by `runs.keep`.
+
+A reference belongs to (destination, kind, id) and to the agent that introduced it. Its life: `introduced` by an admitted
+run.start or decision → `known` once the platform has named it, or `dead` when the introducer was refused for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from agentd.queued import DEAD, KNOWN, Ref
+
+
+class Refs:
+    """All references, in memory; `changed` holds the rows that the next commit writes."""
+
+    def __init__(self) -> None:
+        self._refs: dict[tuple[str, str, str], Ref] = {}
+        self._by_id: dict[tuple[str, str], list[Ref]] = {}
+        self._next_row = 1
+        self.changed: dict[int, Ref] = {}
+        self.removed: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    def get(self, destination: str, kind: str, local_id: str) -> Ref | None:
+        return self._refs.get((destination, kind, local_id))
+
+    def owners(self, kind: str, local_id: str) -> list[Ref]:
+        """The references of that id at whichever destination."""
+        return self._by_id.get((kind, local_id), [])
+
+    def introduce(self, ref: Ref) -> Ref:
+        """Add a reference, or give the one that exists: a repeated introduction changes nothing.
+
+        It reaches the disk with the append that introduces it (`Append.introduced`).
+        """
+        known = self._refs.get((ref.destination, ref.kind, ref.local_id))
+        if known is not None and known.state != DEAD:
+            return known
+        ref.row = known.row if known else self._take_row()
+        self._put(ref)
+        return ref
+
+    def withdraw(self, ref: Ref) -> None:
+        """The introducing record was not kept after all."""
+        if self._refs.get((ref.destination, ref.kind, ref.local_id)) is ref:
+            self._remove(ref)
+
+    def learn(self, destination: str, kind: str, local_id: str, platform_id: str, now_us: int) -> None:
+        """The platform has named it."""
+        ref = self._refs.get((destination, kind, local_id))
+        if ref is not None and (ref.platform_id != platform_id or ref.state != KNOWN):
+            ref.platform_id, ref.state, ref.touched_us = platform_id, KNOWN, now_us
+            self.changed[ref.row] = ref
+
+    def bury(self, destination: str, kind: str, local_id: str) -> None:
+        """Its introducer was refused for good: what needs it can't be sent."""
+        ref = self._refs.get((destination, kind, local_id))
+        if ref is not None and ref.state != KNOWN:
+            ref.state = DEAD
+            self.changed[ref.row] = ref
+
+    def close(self, destination: str, kind: str, local_id: str) -> None:
+        """The run has ended; later records are sent, and dead with cause `run_ended` if the platform refuses them."""
+        ref = self._refs.get((destination, kind, local_id))
+        if ref is not None and not ref.ended:
+            ref.ended = True
+            self.changed[ref.row] = ref
+
+    def prune(self, before_us: int) -> int:
+        """Forget what nobody has touched since; the caller knows that nothing queued needs it. Returns how many."""
+        old = [ref for ref in self._refs.values() if ref.touched_us < before_us]
+        for ref in old:
+            self._remove(ref)
+        return len(old)
+
+    def _remove(self, ref: Ref) -> None:
+        del self._refs[ref.destination, ref.kind, ref.local_id]
+        same = self._by_id[ref.kind, ref.local_id]
+        same.remove(ref)
+        if not same:
+            del self._by_id[ref.kind, ref.local_id]
+        self.changed.pop(ref.row, None)
+        self.removed.append(ref.row)
+
+    def restore(self, rows: Iterator[tuple[int, bytes]]) -> list[int]:
+        """Read the rows of a start; gives the numbers of those that can't be read."""
+        damaged = []
+        for row, value in rows:
+            try:
+                ref = msgspec.msgpack.decode(value, type=Ref)
+            except msgspec.MsgspecError:
+                damaged.append(row)
+                continue
+            ref.row = row
+            self._next_row = max(self._next_row, row + 1)
+            self._put(ref)
+        return damaged
+
+    def _take_row(self) -> int:
+        self._next_row += 1
+        return self._next_row - 1
+
+    def _put(self, ref: Ref) -> None:
+        key = (ref.destination, ref.kind, ref.local_id)
+        old = self._refs.get(key)
+        same = self._by_id.setdefault((ref.kind, ref.local_id), [])
+        if old is not None:
+            same.remove(old)
+        self._refs[key] = ref
+        same.append(ref)
+
+
+def encode(ref: Ref) -> bytes:
+    """The row of a reference."""
+    return msgspec.msgpack.encode(ref)

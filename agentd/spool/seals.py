@@ -1,0 +1,115 @@
+"""Seals: a batch's bounds, key and digest, on disk before its first try and never regrouped after it (promise 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from agentd.queued import Seal
+
+
+class Seals:
+    """The live seals, and the rows that hold them: one row per commit, deleted when all in it are retired."""
+
+    def __init__(self) -> None:
+        self._by_lane: dict[tuple[str, str], list[Seal]] = {}
+        self._rows: dict[int, int] = {}
+        self._next_seq = 1
+
+    def __len__(self) -> int:
+        return sum(self._rows.values())
+
+    def take_seq(self) -> int:
+        self._next_seq += 1
+        return self._next_seq - 1
+
+    def of_lane(self, destination: str, lane: str) -> list[Seal]:
+        """The lane's sealed batches in the order in which they are to be sent."""
+        return self._by_lane.get((destination, lane), [])
+
+    def all(self) -> list[Seal]:
+        return [seal for seals in self._by_lane.values() for seal in seals]
+
+    def lanes(self, destination: str) -> list[str]:
+        return [lane for (d, lane) in self._by_lane if d == destination]
+
+    def covers(self, destination: str, first: int, last: int) -> list[Seal]:
+        """The destination's seals that overlap a range of numbers."""
+        return [
+            seal
+            for (d, _), seals in self._by_lane.items()
+            if d == destination
+            for seal in seals
+            if seal.first <= last and first <= seal.last
+        ]
+
+    def add(self, seals: Iterable[Seal], row: int) -> None:
+        """Take new seals, which row `row` of the next commit holds."""
+        for seal in seals:
+            seal.row = row
+            lane = self._by_lane.setdefault((seal.destination, seal.lane), [])
+            lane.append(seal)
+            lane.sort(key=lambda s: (s.first, s.seq))
+            self._rows[row] = self._rows.get(row, 0) + 1
+
+    def retire(self, seal: Seal) -> int | None:
+        """The batch has ended or was cut up. Returns the row to delete, if that was its last."""
+        key = (seal.destination, seal.lane)
+        lane = self._by_lane.get(key, [])
+        if seal not in lane:
+            return None
+        lane.remove(seal)
+        if not lane:
+            del self._by_lane[key]
+        self._rows[seal.row] -= 1
+        if self._rows[seal.row]:
+            return None
+        del self._rows[seal.row]
+        return seal.row
+
+    def restore(self, rows: Iterable[tuple[int, bytes]]) -> list[int]:
+        """Read the rows of a start; gives the numbers of those that can't be read.
+
+        A later seal takes the place of an earlier one over the same records: parts are sealed in the transaction that
+        retires the whole, whose row may live on for the sake of its neighbours.
+        """
+        damaged: list[int] = []
+        found: list[Seal] = []
+        for row, value in rows:
+            try:
+                seals = msgspec.msgpack.decode(value, type=list[Seal])
+            except msgspec.MsgspecError:
+                damaged.append(row)
+                continue
+            for seal in seals:
+                seal.row = row
+                found.append(seal)
+                self._rows[row] = self._rows.get(row, 0) + 1
+        found.sort(key=lambda s: -s.seq)
+        for seal in found:
+            self._next_seq = max(self._next_seq, seal.seq + 1)
+            lane = self._by_lane.setdefault((seal.destination, seal.lane), [])
+            if not any(_replaces(later, seal) for later in lane):
+                seal.tried = True  # a daemon that died may have sent it
+                lane.append(seal)
+                lane.sort(key=lambda s: (s.first, s.seq))
+            else:
+                self._rows[seal.row] -= 1
+        return damaged
+
+    def empty_rows(self) -> list[int]:
+        """Rows without a live seal, after a start."""
+        empty = [row for row, count in self._rows.items() if count == 0]
+        for row in empty:
+            del self._rows[row]
+        return empty
+
+
+def _replaces(later: Seal, earlier: Seal) -> bool:
+    """A part of a batch that was cut up begins at a record of the whole."""
+    return earlier.first <= later.first <= earlier.last and later.first not in earlier.exceptions
+
+
+def encode(seals: list[Seal]) -> bytes:
+    return msgspec.msgpack.encode(seals)

@@ -1,0 +1,235 @@
+"""diskcache, tamed: the only module that imports it.
+
+Rows are bytes under integer keys of our own, `table << 48 | n`; a row may carry a small `tag` that can be read without its
+value. What is done against diskcache's defaults, and why:
+
+- `BytesDisk` stores and fetches plain bytes only: the stock Disk unpickles rows (CVE-2025-69872) and follows file names
+  out of its folder. A row of another form raises SpoolDamaged and runs nothing.
+- `eviction_policy="none"`, `cull_limit=0`, a size limit out of reach: the defaults silently delete the oldest rows.
+- `sqlite_synchronous=2`: the default loses commits on power loss. `sqlite_mmap_size=0`: with mmap a full disk is SIGBUS.
+- all values inline: diskcache never fsyncs its value files. A file of its own for each body, written and fsynced once by a
+  Disk subclass, was measured against it (tests/bench/segment_place.py): n + 2 syncs a commit instead of 1, orphans after a
+  crash, and ahead only where a sync takes less than about 0.3 ms; inline writes each byte about twice.
+- settings rows are checked against an allow-list before opening: diskcache sets each as an attribute of itself.
+
+All calls come from one thread, since diskcache's transactions belong to a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import diskcache
+from diskcache.core import MODE_RAW
+
+from agentd.errors import SpoolDamaged
+
+TABLE_BITS = 48
+_MAX_ROW = (1 << TABLE_BITS) - 1
+_SETTINGS = {
+    "eviction_policy": "none",
+    "cull_limit": 0,
+    "size_limit": 2**40,
+    "statistics": 0,
+    "tag_index": 0,
+    "disk_min_file_size": 2**40,
+    "sqlite_auto_vacuum": 2,  # incremental: the file shrinks when we say so, deletes don't pay for it
+    "sqlite_mmap_size": 0,
+    "sqlite_secure_delete": 0,  # zeroing what is deleted writes it twice more: draining is 3.5 times as fast without
+    "sqlite_journal_size_limit": 2**24,
+    "sqlite_cache_size": 2**10,  # pages of 4 KiB: 4 MiB; the default of 32 MiB would be half of a sidecar's memory
+}
+_SETTING_KEYS = frozenset(_SETTINGS) | {
+    "sqlite_synchronous", "sqlite_journal_mode", "disk_pickle_protocol", "count", "size", "hits", "misses",
+}  # fmt: skip
+_LOCK_TIMEOUT_S = 5.0
+_VACUUM_PAGES = 1000  # 4 MiB and about 3 ms a step
+
+
+class Put(NamedTuple):
+    """A row to write: new or replacing."""
+
+    key: int
+    value: bytes
+    tag: bytes | None = None
+
+
+def key_of(table: int, row: int) -> int:
+    """The store's key for a row of a table."""
+    return table << TABLE_BITS | row
+
+
+def row_of(key: int) -> int:
+    """The row's number within its table."""
+    return key & _MAX_ROW
+
+
+class BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
+    """Bytes in, bytes out; no pickle and no file can be reached."""
+
+    def put(self, key: Any) -> tuple[Any, bool]:
+        if type(key) is not int:
+            raise SpoolDamaged(f"a key of type {type(key).__name__}")
+        return key, True
+
+    def get(self, key: Any, raw: bool) -> Any:  # noqa: FBT001 - diskcache's own signature
+        if not raw or type(key) is not int:
+            raise SpoolDamaged("a key that is no integer")
+        return key
+
+    def store(self, value: Any, read: bool, key: Any = None) -> tuple[int, int, None, bytes]:  # noqa: ARG002, FBT001
+        if type(value) is not bytes or read:
+            raise SpoolDamaged(f"a value of type {type(value).__name__}")
+        return 0, MODE_RAW, None, sqlite3.Binary(value)  # type: ignore[return-value]
+
+    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:  # noqa: FBT001
+        if mode != MODE_RAW or filename is not None or read or not isinstance(value, bytes):
+            raise SpoolDamaged("a row that is not plain bytes")
+        return value
+
+    def remove(self, file_path: str) -> None:
+        """Values are inline: there is nothing to remove, whatever a row says."""
+
+
+class DiskFull(Exception):  # noqa: N818 - a state that is found
+    """The file system has no room; nothing of the commit was kept."""
+
+
+class Store:
+    """An open store. Not thread-safe: every call from the one storage thread."""
+
+    def __init__(self, folder: Path, sync: Literal["full", "normal"]) -> None:
+        """Open or create. Raises SpoolDamaged for a database that can't be trusted as a whole, DiskFull."""
+        inspect(folder)
+        synchronous = 2 if sync == "full" else 1
+        try:
+            with _mapped():
+                self._cache = diskcache.Cache(
+                    str(folder), timeout=_LOCK_TIMEOUT_S, disk=BytesDisk, sqlite_synchronous=synchronous, **_SETTINGS
+                )
+        except sqlite3.DatabaseError as error:
+            raise SpoolDamaged(f"{folder}: {error}") from error
+
+    def commit(self, puts: Iterable[Put], deletes: Iterable[int]) -> None:
+        """All or nothing, on disk when it returns. Raises DiskFull, sqlite3.Error."""
+        with _mapped(), self._cache.transact():
+            for put in puts:
+                self._cache.set(put.key, put.value, tag=put.tag)
+            for key in deletes:
+                self._cache.delete(key)
+
+    def read(self, key: int) -> bytes | None:
+        """A row's value, None if there is none. Raises SpoolDamaged."""
+        try:
+            value = self._cache.get(key)
+        except sqlite3.DatabaseError as error:
+            raise SpoolDamaged(f"row {key:#x}: {error}") from error
+        return value if value is None else bytes(value)
+
+    def tags(self, table: int) -> Iterator[tuple[int, bytes | None, int]]:
+        """(key, tag, value's length) of a table's rows in order; reads no value."""
+        sql = "SELECT key, tag, length(value) FROM Cache WHERE key BETWEEN ? AND ? AND raw = 1 ORDER BY key"
+        yield from self._select(sql, table)
+
+    def rows(self, table: int) -> Iterator[tuple[int, bytes]]:
+        """(key, value) of a table's rows in order. Rows of a wrong form are left out: `foreign` finds them."""
+        sql = (
+            "SELECT key, value FROM Cache WHERE key BETWEEN ? AND ? AND raw = 1 AND mode = 1 "
+            "AND filename IS NULL AND typeof(value) = 'blob' ORDER BY key"
+        )
+        yield from self._select(sql, table)
+
+    def foreign(self) -> list[int]:
+        """The rowids of rows that this module can't have written."""
+        sql = "SELECT rowid FROM Cache WHERE raw != 1 OR mode != 1 OR filename IS NOT NULL OR typeof(key) != 'integer' OR typeof(value) != 'blob'"
+        return [rowid for (rowid,) in self._cache._con.execute(sql)]  # noqa: SLF001 - diskcache has no public query
+
+    def delete_rowids(self, rowids: Iterable[int]) -> None:
+        """Take rows out by SQLite's own number, whatever their form. Callers keep a copy first."""
+        with _mapped():
+            self._cache._con.executemany("DELETE FROM Cache WHERE rowid = ?", [(rowid,) for rowid in rowids])  # noqa: SLF001
+
+    def copy_rowid(self, rowid: int) -> bytes:
+        """A printable form of a foreign row, for the quarantine folder; nothing in it is interpreted."""
+        row = self._cache._con.execute("SELECT * FROM Cache WHERE rowid = ?", (rowid,)).fetchone()  # noqa: SLF001
+        return repr(row).encode()
+
+    def file_bytes(self) -> int:
+        """What the database takes on disk, the write-ahead log included."""
+        folder = Path(self._cache.directory)
+        return sum(path.stat().st_size for path in folder.glob("cache.db*"))
+
+    def vacuum_step(self) -> bool:
+        """Give up to 4 MiB of free pages back to the file system; True if there were any."""
+        connection = self._cache._con  # noqa: SLF001 - `executescript`: execute() would free one page a call (measured)
+        (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+        if free:
+            connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+        return bool(free > _VACUUM_PAGES)
+
+    def close(self) -> None:
+        """Close in the storage thread: connections belong to threads, and only the last one tidies the log away."""
+        self._cache.close()
+
+    def _select(self, sql: str, table: int) -> Iterator[Any]:
+        try:
+            yield from self._cache._con.execute(sql, (key_of(table, 0), key_of(table, _MAX_ROW)))  # noqa: SLF001
+        except sqlite3.DatabaseError as error:
+            raise SpoolDamaged(f"table {table}: {error}") from error
+
+
+def inspect(folder: Path) -> None:
+    """Look at an existing database with plain sqlite3 before diskcache may. Raises SpoolDamaged."""
+    path = folder / "cache.db"
+    if not path.exists():
+        return
+    if path.stat().st_size == 0:
+        raise SpoolDamaged(f"{path}: empty file")
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            _check(connection, path)
+    except sqlite3.OperationalError as error:
+        if "full" in str(error):
+            raise DiskFull(str(error)) from error
+        raise SpoolDamaged(f"{path}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise SpoolDamaged(f"{path}: {error}") from error
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("PRAGMA mmap_size = 0")
+    found = [row[0] for row in connection.execute("PRAGMA quick_check(10)")]
+    if found != ["ok"]:
+        raise SpoolDamaged(f"{path}: {found[0]}")
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not {"Cache", "Settings"} <= tables:
+        raise SpoolDamaged(f"{path}: its tables are missing")
+    settings = dict(connection.execute("SELECT key, value FROM Settings"))
+    foreign = sorted(str(key) for key in settings if key not in _SETTING_KEYS and not str(key).startswith("sqlite_"))
+    if foreign or any(str(key).startswith("sqlite_") and key not in _ALLOWED_PRAGMAS for key in settings):
+        raise SpoolDamaged(f"{path}: its settings hold {foreign or 'a foreign pragma'}")
+
+
+_ALLOWED_PRAGMAS = {key for key in _SETTING_KEYS if key.startswith("sqlite_")}
+
+
+@contextlib.contextmanager
+def _mapped() -> Iterator[None]:
+    """SQLite's and diskcache's many ways to say that the disk is full, as DiskFull."""
+    try:
+        yield
+    except diskcache.Timeout as error:  # BEGIN failed for any reason at all; the reason is its context
+        cause = error.__context__
+        if cause is not None and "full" in str(cause):
+            raise DiskFull(str(cause)) from error
+        raise sqlite3.OperationalError(f"can't begin a transaction: {cause or 'locked'}") from error
+    except sqlite3.OperationalError as error:
+        if "full" in str(error):
+            raise DiskFull(str(error)) from error
+        raise
+    except OSError as error:
+        raise DiskFull(str(error)) from error

@@ -1,0 +1,90 @@
+"""A commit: everything that happened since the last one, written in one transaction by the storage thread.
+
+`Pending` gathers on the event loop; `write` runs in the storage thread and touches nothing that the loop changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import groupby
+from typing import NamedTuple
+
+from msgspec import Struct, field
+
+from agentd.queued import Entry, Ref
+from agentd.spool import segments
+from agentd.spool.queue import Segment
+from agentd.spool.store import Put, Store, key_of
+from agentd.spool.tables import Meta, Table, encode_meta
+
+
+class Append(Struct):
+    """One message's records on their way to the disk, by destination."""
+
+    copies: dict[str, list[Entry]]
+    future: asyncio.Future[None]
+    size: int
+    puts: list[Put] = field(default_factory=list)
+    introduced: list[Ref] = field(default_factory=list)
+
+
+class Written(NamedTuple):
+    """What a commit made: new segments and their records, by destination."""
+
+    segments: dict[str, list[Segment]]
+    entries: dict[str, list[Entry]]
+    next_segment: int
+
+
+class Pending(Struct):
+    """What the next commit will hold."""
+
+    appends: list[Append] = field(default_factory=list)
+    puts: dict[int, Put] = field(default_factory=dict)
+    deletes: set[int] = field(default_factory=set)
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    # called on the loop when the commit is on disk
+    then: list[Callable[[], None]] = field(default_factory=list)
+
+    def put(self, put: Put) -> None:
+        self.deletes.discard(put.key)
+        self.puts[put.key] = put
+
+    def delete(self, key: int) -> None:
+        self.puts.pop(key, None)
+        self.deletes.add(key)
+
+
+def write(store: Store, pending: Pending, meta: Meta) -> Written:
+    """Write it all; on disk when it returns. Raises DiskFull, sqlite3.Error."""
+    made = Written({}, {}, meta.next_segment)
+    puts = list(pending.puts.values())
+    row = meta.next_segment
+    for name, entries in _by_destination(pending.appends).items():
+        ordered = sorted(entries, key=lambda e: (e.loss, e.number))
+        for _, group in groupby(ordered, key=lambda e: e.loss):
+            for part in segments.split(list(group)):
+                encoded = segments.encode(name, part)
+                key = key_of(Table.SEGMENT, row)
+                row += 1
+                puts.append(Put(key, encoded.value, encoded.tag))
+                made.segments.setdefault(name, []).append(Segment(key, encoded.directory))
+                for index, entry in enumerate(part):
+                    entry.segment, entry.index = key, index
+        made.entries[name] = entries
+    for append in pending.appends:
+        puts.extend(append.puts)
+    meta.next_segment = row
+    meta.commits += 1
+    puts.append(Put(key_of(Table.META, 0), encode_meta(meta)))
+    store.commit(puts, pending.deletes)
+    return made._replace(next_segment=row)
+
+
+def _by_destination(appends: list[Append]) -> dict[str, list[Entry]]:
+    found: dict[str, list[Entry]] = {}
+    for append in appends:
+        for name, entries in append.copies.items():
+            found.setdefault(name, []).extend(entries)
+    return found

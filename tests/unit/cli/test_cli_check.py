@@ -1,0 +1,209 @@
+"""`agentd check`: each thing that would keep the daemon from running is found before it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import types
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from agentd.cli import main
+from agentd.cli.check import examine
+from agentd.config import Config, Destination, Duration, Listen, Loaded, Runs, Secret, Shutdown, SpoolConfig
+from agentd.errors import ConfigError
+
+UID = os.getuid()
+
+
+@pytest.fixture(autouse=True)
+def platforms(monkeypatch):
+    """One platform that is known, so that these tests are about the checks."""
+
+    def load(name):
+        if name != "agentos":
+            raise ConfigError(f"unknown platform {name!r}; known: agentos")
+        return types.SimpleNamespace(name=name, default_base_url=default_base_url, calls=("run.start", "event"))
+
+    default_base_url = "https://platform.example"
+    module = types.ModuleType("agentd.platforms")
+    module.load = load
+    monkeypatch.setitem(sys.modules, "agentd.platforms", module)
+    monkeypatch.setattr("agentd.platforms", module, raising=False)
+
+
+@pytest.fixture
+def sound(tmp_path):
+    """A configuration with nothing to complain about."""
+    (tmp_path / "key").write_text("very-secret")
+    (tmp_path / "key").chmod(0o600)
+    return Config(
+        listen=Listen(socket=str(tmp_path / "run/agentd.sock")),
+        spool=SpoolConfig(directory=str(tmp_path / "state")),
+        destinations={
+            "agentos": Destination("agentos", "http://127.0.0.1:1", api_key=Secret(file=str(tmp_path / "key")))
+        },
+    )
+
+
+def _complaints(config, env=None, uid=UID):
+    findings = examine(Loaded(config, "agentd.toml"), env or {}, uid)
+    return [(finding.level, finding.message) for finding in findings if finding.level != "ok"]
+
+
+def _with(config, **changes):
+    return msgspec.structs.replace(config, **changes)
+
+
+def _enough_room(monkeypatch):
+    monkeypatch.setattr("agentd.cli.check.shutil.disk_usage", lambda _: types.SimpleNamespace(free=2**40))
+
+
+def test_nothing_to_complain_about(sound, monkeypatch):
+    """A sound configuration gets nothing but ok, and nothing is created by looking."""
+    _enough_room(monkeypatch)
+    assert _complaints(sound) == []
+    assert not Path(sound.spool.directory).exists()
+
+
+def test_a_socket_path_that_is_too_long(sound):
+    """A path beyond what the kernel takes is found here, not at start."""
+    [(_, message)] = [c for c in _complaints(_with(sound, listen=Listen(socket="/" + "x" * 107))) if c[0] == "error"]
+    assert "108 bytes, a socket's path holds 107" in message
+
+
+def test_something_else_in_the_sockets_place(sound, tmp_path):
+    """A file where the socket should be would never be replaced."""
+    (tmp_path / "file").write_text("")
+    complaints = _complaints(_with(sound, listen=Listen(socket=str(tmp_path / "file"))))
+    assert ("error", f"{tmp_path}/file: a file is in the socket's place") in complaints
+
+
+def test_a_group_that_does_not_exist(sound):
+    """The socket could not be given to it."""
+    listen = msgspec.structs.replace(sound.listen, group="no-such-group-here")
+    assert ("error", "group 'no-such-group-here': there is none of that name") in _complaints(
+        _with(sound, listen=listen)
+    )
+
+
+def test_a_socket_for_everyone_is_worth_a_warning(sound):
+    """Mode 0666 may be meant, but is said."""
+    listen = msgspec.structs.replace(sound.listen, mode="0666")
+    assert any(
+        level == "warning" and "every user" in message for level, message in _complaints(_with(sound, listen=listen))
+    )
+
+
+def test_a_state_folder_that_others_may_read(sound, tmp_path):
+    """Records are not for everyone; the cure is in the message."""
+    (tmp_path / "state").mkdir(mode=0o755)
+    assert any("chmod 700" in message for level, message in _complaints(sound) if level == "error")
+
+
+def test_a_state_folder_of_somebody_else(sound, tmp_path):
+    """The daemon would refuse a folder that is not its own."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    assert any("belongs to uid" in message for level, message in _complaints(sound, uid=UID + 1) if level == "error")
+
+
+def test_a_state_folder_that_is_a_file(sound, tmp_path):
+    """A file in the folder's place is named."""
+    (tmp_path / "state").write_text("")
+    assert ("error", f"{tmp_path}/state: is no folder") in _complaints(sound)
+
+
+def test_a_spool_larger_than_the_disk(sound, monkeypatch):
+    """More quota than free space is a warning: the queue would end before its limit."""
+    monkeypatch.setattr("agentd.cli.check.shutil.disk_usage", lambda _: types.SimpleNamespace(free=2**20))
+    assert any(level == "warning" and "1.0 MiB free" in message for level, message in _complaints(sound))
+
+
+def test_settings_that_promise_less(sound, monkeypatch):
+    """`sync = "normal"`, a drain beyond systemd's patience and a short memory for runs are said aloud."""
+    _enough_room(monkeypatch)
+    weak = _with(
+        sound,
+        spool=msgspec.structs.replace(sound.spool, sync="normal"),
+        shutdown=Shutdown(drain_timeout=Duration(120)),
+        runs=Runs(keep=Duration(1)),
+    )
+    assert [level for level, _ in _complaints(weak)] == ["warning"] * 3
+
+
+def test_no_destination_says_what_to_set(sound):
+    """Without a destination every record would be refused."""
+    assert any(
+        "AGENTOS_API_KEY" in message
+        for level, message in _complaints(_with(sound, destinations={}))
+        if level == "error"
+    )
+
+
+def test_an_unknown_platform_names_the_known_ones(sound):
+    """The message is the platforms' own."""
+    complaints = _complaints(_with(sound, destinations={"x": Destination("agentso")}))
+    assert ("error", "unknown platform 'agentso'; known: agentos") in complaints
+
+
+def test_a_kind_that_the_platform_does_not_take(sound):
+    """`accept` can't make a platform take what it does not know."""
+    destinations = {"agentos": Destination("agentos", accept=["event", "decision"])}
+    messages = [text for level, text in _complaints(_with(sound, destinations=destinations)) if level == "error"]
+    assert messages == ["accept: agentos does not take decision; it takes run.start, event"]
+
+
+@pytest.mark.parametrize(
+    ("secret", "message"),
+    [
+        (Secret(env="NOT_SET"), "NOT_SET is not set"),
+        (Secret(file="/no/such/file"), "No such file"),
+        (Secret(credential="k"), "LoadCredential"),
+    ],
+)
+def test_a_secret_that_can_not_be_read(sound, secret, message):
+    """The place is named."""
+    destinations = {"agentos": Destination("agentos", api_key=secret)}
+    assert any(
+        message in text for level, text in _complaints(_with(sound, destinations=destinations)) if level == "error"
+    )
+
+
+def test_a_destination_without_a_key(sound, monkeypatch):
+    """A platform without a key answers 401; that is a warning, as a sandbox may not care."""
+    _enough_room(monkeypatch)
+    destinations = {"agentos": Destination("agentos")}
+    assert _complaints(_with(sound, destinations=destinations)) == [
+        ("warning", "no api_key: the platform will answer 401")
+    ]
+
+
+@pytest.fixture
+def file(sound, tmp_path):
+    path = tmp_path / "agentd.toml"
+    path.write_text(
+        f'[listen]\nsocket = "{sound.listen.socket}"\n[spool]\ndirectory = "{sound.spool.directory}"\nmax_bytes = "1MiB"\n'
+        f'[destinations.agentos]\nplatform = "agentos"\napi_key = {{ file = "{tmp_path}/key" }}\n'
+    )
+    return path
+
+
+def test_the_verb_prints_a_line_per_finding_and_no_secret(file):
+    """Exit 0, a line each, and the secret itself nowhere."""
+    result = CliRunner().invoke(main, ["check", "--config", str(file)])
+    assert result.exit_code == 0
+    assert all(line.startswith("ok ") for line in result.output.splitlines())
+    assert f"api_key from file {file.parent}/key" in result.output
+    assert "very-secret" not in result.output
+
+
+def test_an_error_among_the_findings_is_78(file):
+    """What would not run ends with 78; --json is an array of findings."""
+    (file.parent / "key").unlink()
+    result = CliRunner().invoke(main, ["check", "--config", str(file), "--json"])
+    assert result.exit_code == 78
+    assert [f["about"] for f in json.loads(result.stdout) if f["level"] == "error"] == ["[destinations.agentos]"]

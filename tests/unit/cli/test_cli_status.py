@@ -1,0 +1,74 @@
+"""`agentd status` for people: what is drawn from the daemon's answer."""
+
+from __future__ import annotations
+
+from agentd.cli import terminal
+from agentd.cli.status import read_status, screen
+
+LEAST = {"agentd": "0.1.0", "pid": 1, "state": "running"}
+
+
+def _status(**there):
+    return read_status(LEAST | {"destinations": {"agentos": {"platform": "agentos", "state": "ok", **there}}})
+
+
+def test_books_that_balance():
+    """Every admitted record is somewhere."""
+    lines = screen(_status(admitted=10, delivered=6, queued=1, dead=1, shed=1, purged=1))
+    assert lines[-1].startswith("books balance")
+
+
+def test_books_are_added_up_here_too():
+    """If the figures do not add up, the screen says so, whatever the daemon thinks of them."""
+    lines = screen(_status(admitted=10, delivered=6, balanced=True))
+    assert lines[-1] == "books do NOT balance: agentos"
+
+
+def test_books_that_the_daemon_doubts():
+    """If the daemon says that something is wrong, the screen does not hide it."""
+    assert screen(read_status(LEAST | {"balanced": False}))[-1] == "books do NOT balance"
+
+
+def test_rare_ends_get_a_column_only_when_they_occur():
+    """Purged and quarantined are shown when there are any."""
+    assert "purged" not in screen(_status())[7]
+    assert "purged" in screen(_status(admitted=1, purged=1))[7]
+
+
+def test_no_destinations():
+    """A daemon without destinations is shown as that."""
+    assert "no destinations" in screen(read_status(LEAST))
+
+
+def test_fields_of_a_newer_daemon_are_let_pass():
+    """An older command line reads a newer daemon's answer."""
+    assert read_status(LEAST | {"more": 1}).pid == 1
+
+
+def _on_a_terminal(monkeypatch):
+    """Called by the test itself: pytest puts its own stdout back between a fixture and the test."""
+    monkeypatch.setattr(terminal.sys, "stdout", type("Tty", (), {"isatty": lambda _: True})())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+def test_colours_are_for_terminals_only(monkeypatch):
+    """A terminal gets colours; NO_COLOR, a dumb terminal and a pipe do not."""
+    _on_a_terminal(monkeypatch)
+    assert terminal.paint("ok", "green") == "\x1b[32mok\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert terminal.paint("ok", "green") == "ok"
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert terminal.paint("ok", "green") == "ok"
+
+
+def test_a_coloured_state_keeps_the_columns(monkeypatch):
+    """Colours are put in after the columns are aligned."""
+    _on_a_terminal(monkeypatch)
+    row = screen(_status(admitted=1, delivered=1))[8]
+    assert (
+        row.replace("\x1b[32m", "").replace("\x1b[0m", "")
+        == "agentos      ok            1       0          1     0     0       –"
+    )
+    assert "\x1b[32mok\x1b[0m" in row
