@@ -77,6 +77,7 @@ class Ref(Struct, array_like=True):
     touched_us: int = 0
     ended: bool = False
     row: int = 0
+    delivered: int = 0  # records; reaches the disk within a second, so that a kill may leave it a little low
 
 
 class Death(Struct):

@@ -164,7 +164,7 @@ def _destination(name: str, destination: Destination, env: Mapping[str, str]) ->
     about = f"[destinations.{name}]"
     yield from _try(about, _platform, destination)
     if destination.api_key is None:
-        yield Finding("warning", about, "no api_key: the platform will answer 401")
+        yield Finding("error", about, 'api_key is missing: say api_key = { env = "VARIABLE" } or { file = "/path" }')
     else:
         yield from _try(about, _secret, destination, env)
 

@@ -17,6 +17,7 @@ import click
 
 from agentd.cli.options import config_option, json_option, seconds
 from agentd.cli.terminal import complain, print_json
+from agentd.errors import UsageError
 
 if TYPE_CHECKING:
     from agentd.cli.demo_report import Outage, Result
@@ -29,6 +30,7 @@ ResultT = TypeVar("ResultT")
 _STEPS = 13  # of a run, about: a list, ten looks, a file, an answer
 _AROUND_S = 5.0  # of agents' work before the outage and after it
 _BEFORE_OUTAGE = 12  # delivered records a run: enough to see it flow
+_LEAST_OUTAGE_S = 0.5
 _LOOK_S = 0.2  # between two looks at the daemon's figures
 _DELIVERED_WITHIN_S = 60.0
 _TERMINATED = 128 + signal.SIGTERM
@@ -43,6 +45,8 @@ _TERMINATED = 128 + signal.SIGTERM
 @click.pass_context
 def demo(ctx: click.Context, outage_s: float, runs: int, *, keep: bool, as_json: bool) -> None:
     """Watch agents, daemon and a platform that goes away and comes back; needs no account and no configuration."""
+    if outage_s < _LEAST_OUTAGE_S:
+        raise UsageError(f"--outage: expected {_LEAST_OUTAGE_S}s or more: below, nobody would see it")
     try:
         ok = asyncio.run(_perform(outage_s, runs, keep=keep, as_json=as_json))
     except asyncio.CancelledError:

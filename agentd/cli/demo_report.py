@@ -60,7 +60,7 @@ def conclude(agents: dict[str, Any], status: Status, sandbox: Sandbox, outage: O
         Check(
             status.balanced and there.balanced and there.accounted == there.admitted,
             f"the books balance: {there.admitted} admitted = {there.delivered} delivered + {there.queued} queued"
-            f" + {there.dead} dead + {there.shed + there.purged + there.quarantined} shed, purged or quarantined",
+            f" + {there.dead} dead + {there.shed + there.purged + there.quarantined} else",
         ),
         Check(
             outage.accepted > 0 and outage.most_queued > 0,

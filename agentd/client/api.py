@@ -164,8 +164,9 @@ class BaseClient(Events):
             "parent_run_id": parent_run_id,
             "agent_id": agent_id,
             "to": to,
-            "occurred_at": occurred_at,
         }
+        if occurred_at is not None:
+            values["occurred_at"] = occurred_at
         return Run(self._sender, make_id(run_id), values)
 
     def emit(self, type: str, payload: object = None, level: str = "info", occurred_at: object = None) -> None:  # noqa: A002 - the field's name

@@ -36,8 +36,6 @@ IDS = frozenset(
         "action_id",
         "execution_id",
         "execution_receipt_id",
-        "crm_object_id",
-        "policy_id",
         "agent_id",
     ]
 )
@@ -68,8 +66,10 @@ NAMES = frozenset(
         "sync_status",
         "sync_direction",
         "crm_provider",
+        "crm_object_id",
         "crm_object_type",
         "decision_verdict",
+        "policy_id",
         "policy_version",
         "status",
         "level",

@@ -111,9 +111,11 @@ class Run(Events):
         self._spans: dict[str, Span] = {}
         self._token: Token[Run | None] | None = None
         self._pid = os.getpid()
-        common = {"run_id": run_id, "agent_id": values.get("agent_id") or sender.agent_id, "to": values.get("to")}
-        self._head = head("event", common)
-        sender.record("run.start", {**values, "run_id": run_id, "occurred_at": values.get("occurred_at") or time()})
+        common = {"agent_id": sender.agent_id} | {
+            name: values[name] for name in ("agent_id", "to") if values[name] is not None
+        }
+        self._head = head("event", {"run_id": run_id, **common})
+        sender.record("run.start", {"run_id": run_id, "occurred_at": time(), **values, **common})
         if sender.channel is not None:
             sender.channel.run_opened(1)
 

@@ -36,7 +36,8 @@ class Sender:
         """Send one record. The client's own agent_id goes with it unless it has one."""
         if self.silent:
             return
-        run_id = values.get("run_id") or ""
+        run_id = values.get("run_id")
+        run_id = run_id if isinstance(run_id, str) else ""
         try:
             if self.agent_id is not None and values.get("agent_id") is None:
                 values = {**values, "agent_id": self.agent_id}

@@ -69,7 +69,7 @@ class _Wait(Exception):  # noqa: N818 - a turn of the loop, not an error
 
 
 class Courier:
-    """See the module. `observe(verdict name, seconds, records)` hears of every request."""
+    """See the module."""
 
     def __init__(
         self,
@@ -81,7 +81,6 @@ class Courier:
         clock: Callable[[], float] = time.monotonic,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         share: Callable[[], float] = random.random,
-        observe: Callable[[str, float, int], None] = lambda _verdict, _seconds, _records: None,
     ) -> None:
         self.settings = settings
         self.platform = platform
@@ -94,7 +93,7 @@ class Courier:
         self._clock = clock
         self._now_us = now_us
         self._share = share
-        self._observe = observe
+        self._observe: Callable[[str, float, int], None] = lambda _verdict, _seconds, _records: None
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -109,6 +108,14 @@ class Courier:
             if self.lanes.touch(key):
                 self._outbox.unblock(key)
         self._wake.set()
+
+    def observe(self, observer: Callable[[str, float, int], None]) -> None:
+        """`observer(verdict's name, seconds, records)` hears of every request."""
+        self._observe = observer
+
+    def moving(self) -> bool:
+        """Whether more may go out soon: something is under way, ready or being read, and the destination takes it."""
+        return bool(self.lanes.in_flight) or self.circuit.health is Health.OK
 
     def flush(self) -> None:
         """Send everything that is queued by now without waiting for batches to fill."""

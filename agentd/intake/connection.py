@@ -231,7 +231,7 @@ class Watch:
     """Who owes us something, until when. One timer for all of them, and none while nobody does."""
 
     def __init__(self, timeout_s: float, clock: Clock) -> None:
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._clock = clock
         self._due: dict[Watched, float] = {}  # in order of time, as every debt has the same term
         self._timer: asyncio.TimerHandle | None = None
@@ -239,9 +239,8 @@ class Watch:
     def start(self, who: Watched) -> None:
         """`who.expired()` is called after the timeout; a term that is running begins anew."""
         self._due.pop(who, None)
-        self._due[who] = at = self._clock.time() + self._timeout_s
-        if self._timer is None:
-            self._timer = self._clock.call_at(at, self._sweep)
+        self._due[who] = self._clock.time() + self.timeout_s
+        self._arm()
 
     def stop(self, who: Watched) -> None:
         self._due.pop(who, None)
@@ -261,6 +260,9 @@ class Watch:
             if self._due.get(who) == at:
                 del self._due[who]
                 who.expired()
+        self._arm()
+
+    def _arm(self) -> None:
         if self._due and self._timer is None:
             self._timer = self._clock.call_at(next(iter(self._due.values())), self._sweep)
 

@@ -26,6 +26,7 @@ from agentd.wire import Ack, Dialect, Hello, Message, decode_message, encode
 
 _log = logging.getLogger("agentd.intake.http")
 _KEEPALIVE_S = 600.0  # an idle HTTP connection; SDKs end theirs after 15 s and open another
+_LINGERING_S = 10.0  # an answered request's body is read and thrown away, so that its sender comes to read the answer
 _MAX_FLUSH_S = 3600.0
 _MAX_DEAD_LETTERS = 1000  # of one answer
 _NDJSON = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
@@ -56,6 +57,7 @@ class HttpProtocol(web.RequestHandler):
 
     def __init__(self, manager: web.Server, shared: Shared, peer: Peer) -> None:
         options: dict[str, Any] = {"access_log": None, "logger": _log, "keepalive_timeout": _KEEPALIVE_S}
+        options["lingering_time"] = min(_LINGERING_S, shared.watch.timeout_s)
         super().__init__(manager, loop=shared.loop, **options)
         self.ended = False  # the peer will ask no more
         self._shared = shared

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -111,6 +112,7 @@ class SpoolSink:
         if hold and outcome.full:
             full = {index for index, _ in outcome.full}
             ack.rejected = [r for r in ack.rejected if r.index not in full]
+            self.admission.refused[Cause.SPOOL_FULL.value] -= len(full)  # they are not refused: they wait
             self._write(outcome, ack, None, None)
             self._hold(_Held(list(outcome.full), peer, origin, future, ack))
             return future
@@ -147,7 +149,10 @@ class SpoolSink:
         for row in outcome.seen:
             pending = (int.from_bytes(row[:4], "big"), row[4:20])
             self._pending_ids[pending] = stored
-            stored.add_done_callback(lambda _, pending=pending: self._pending_ids.pop(pending, None))
+            stored.add_done_callback(partial(self._forget_pending, pending))
+
+    def _forget_pending(self, pending: tuple[int, bytes], _done: asyncio.Future[None]) -> None:
+        self._pending_ids.pop(pending, None)
 
     def _stored(
         self,
@@ -180,7 +185,8 @@ class SpoolSink:
         )
         ack.accepted = 0
         if key is not None:
-            self._store.append({}, puts=[self._stream_put(key, ack)])
+            rewritten = self._store.append({}, puts=[self._stream_put(key, ack)])
+            rewritten.add_done_callback(_look_at)  # if that fails too, the client repeats and is refused again
 
     # -- streams -----------------------------------------------------------------------------------------------------
 
@@ -263,6 +269,12 @@ class SpoolSink:
             "%s from uid %d pid %d: %s%s", cause, peer.uid, peer.pid, detail, f" (and {more} more since the last line)" if more else "",
             extra={"action": "refused", "cause": cause},
         )  # fmt: skip
+
+
+def _look_at(done: asyncio.Future[None]) -> None:
+    """Take note of a failure that nobody waits for; asyncio would complain otherwise."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _finish(future: asyncio.Future[Ack] | None, ack: Ack, waits: list[asyncio.Future[None]]) -> None:

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import ast
-import functools
 import itertools
 import json
 import random
 import re
 import sys
 import sysconfig
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -36,6 +36,7 @@ AGENT = "librarian"
 MODEL = "rule-based-planner"
 _HEAD_LINES = 12  # of a file that is read: enough for its first paragraph
 _SHOWN = 5  # matches and names that go into an event; the rest is counted
+_NAMED = 3  # modules in an answer, so that it fits on a line
 _STORED_WITHIN_S = 30.0
 _ROUNDS = 10  # into so many calls a survey of all files is cut, as a model with a small window would
 
@@ -47,7 +48,8 @@ class Library:
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = (root or Path(sysconfig.get_paths()["stdlib"])).resolve()
-        self._summary = functools.lru_cache(maxsize=1024)(self._summarise)
+        self._summaries: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()  # parsing is the costly part: each file once, whichever run comes first
 
     def call(self, tool: str, arguments: dict[str, Any]) -> Any:
         """Run a tool by its name. Raises ToolFailed with the reason."""
@@ -101,18 +103,24 @@ class Library:
             raise PermissionError(f"{name} lies outside the library")
         return path.read_text(encoding="utf-8", errors="replace")
 
-    def _summarise(self, name: str) -> dict[str, Any]:
-        text = self._text(name)
-        tree = ast.parse(text)
-        nodes = list(ast.walk(tree))
-        defined = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
-        return {
-            "lines": text.count("\n") + 1,
-            "classes": sum(isinstance(node, ast.ClassDef) for node in nodes),
-            "functions": sum(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in nodes),
-            "imports": sorted({module for node in nodes for module in _imported(node)}),
-            "names": [name for name in defined if not name.startswith("_")],
-        }
+    def _summary(self, name: str) -> dict[str, Any]:
+        with self._lock:
+            if name not in self._summaries:
+                self._summaries[name] = _summarise(self._text(name))
+            return self._summaries[name]
+
+
+def _summarise(text: str) -> dict[str, Any]:
+    tree = ast.parse(text)
+    nodes = list(ast.walk(tree))
+    defined = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    return {
+        "lines": text.count("\n") + 1,
+        "classes": sum(isinstance(node, ast.ClassDef) for node in nodes),
+        "functions": sum(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in nodes),
+        "imports": sorted({module for node in nodes for module in _imported(node)}),
+        "names": [name for name in defined if not name.startswith("_")],
+    }
 
 
 def _imported(node: ast.AST) -> list[str]:
@@ -156,7 +164,7 @@ def _rounds(names: list[str]) -> list[list[str]]:
 
 
 def _top(totals: Counter[str]) -> str:
-    return ", ".join(f"{name} ({count})" for name, count in totals.most_common(_SHOWN))
+    return ", ".join(f"{name} ({count})" for name, count in totals.most_common(_NAMED))
 
 
 def _most(what: str) -> Plan:
@@ -211,8 +219,12 @@ def _describe(name: str) -> Plan:
     users: Counter[str] = Counter()
     names = yield Call("list_files", {"pattern": "*.py"})
     for part in _rounds(names):
-        users.update((yield Call("search", {"pattern": rf"^\s*(import|from) {name[:-3]}\b", "files": part}))["files"])
-    return f"{name}: {seen['lines']} lines, defines {', '.join(seen['defines'][:_SHOWN])}; {len(users)} modules use it."
+        users.update(
+            (yield Call("search", {"pattern": rf"^\s*(import|from)\b.*\b{re.escape(name[:-3])}\b", "files": part}))[
+                "files"
+            ]
+        )
+    return f"{name}: {seen['lines']} lines, defines {', '.join(seen['defines'][:_NAMED])}; {len(users)} modules use it."
 
 
 # What the planner understands. The first rule whose expression matches makes the plan.

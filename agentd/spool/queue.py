@@ -383,6 +383,10 @@ class Queue:
             return segment.key
         return None
 
+    def wants_loading(self) -> bool:
+        """Whether `next_load` might have something to say: cheap enough to ask at every turn."""
+        return self._loading is None and (bool(self._wanted) or self._cold() is not None)
+
     def _next_cold(self) -> Segment | None:
         while (segment := self._cold()) is not None:
             if segment.hashes is not None and self._parked and all(h in self._parked for h in segment.hashes):
@@ -476,6 +480,15 @@ class Queue:
                 for entry in gone:
                     self._forget(lane, entry)
                 self._retire(lane)
+
+    def lowest(self) -> int | None:
+        """A number that no live record is below, None for an empty queue."""
+        return next((segment.first for segment in self._order if not segment.gone), None)
+
+    def holding(self, lane: str) -> list[Segment]:
+        """The segments that may hold records of a lane."""
+        hashed = lane_hash(lane)
+        return [segment for segment in self._order if not segment.gone and segment.may_hold(hashed)]
 
     def oldest_us(self) -> int | None:
         """When the oldest live record was admitted, to the precision of its segment."""

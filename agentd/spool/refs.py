@@ -22,6 +22,7 @@ class Refs:
         self._next_row = 1
         self.changed: dict[int, Ref] = {}
         self.removed: list[int] = []
+        self._counted: dict[int, Ref] = {}
 
     def __len__(self) -> int:
         return len(self._refs)
@@ -71,6 +72,26 @@ class Refs:
             ref.ended = True
             self.changed[ref.row] = ref
 
+    def count(self, destination: str, lane: str, records: int) -> None:
+        """Records of the lane's reference were delivered."""
+        kind, _, local_id = lane.partition(":")
+        ref = self._refs.get((destination, kind, local_id))
+        if ref is not None:
+            ref.delivered += records
+            self._counted[ref.row] = ref
+
+    def write_counts(self) -> bool:
+        """Have the counts written with the next commit; True if there are any."""
+        self.changed.update(self._counted)
+        found = bool(self._counted)
+        self._counted.clear()
+        return found
+
+    def touch(self, kind: str, local_id: str, now_us: int) -> None:
+        """Somebody refers to it."""
+        for ref in self.owners(kind, local_id):
+            ref.touched_us = now_us
+
     def prune(self, before_us: int) -> int:
         """Forget what nobody has touched since; the caller knows that nothing queued needs it. Returns how many."""
         old = [ref for ref in self._refs.values() if ref.touched_us < before_us]
@@ -85,6 +106,7 @@ class Refs:
         if not same:
             del self._by_id[ref.kind, ref.local_id]
         self.changed.pop(ref.row, None)
+        self._counted.pop(ref.row, None)
         self.removed.append(ref.row)
 
     def restore(self, rows: Iterator[tuple[int, bytes]]) -> list[int]:

@@ -88,6 +88,7 @@ class Spool:
         self._thread = thread
         self._now_us = now_us
         self._appends: list[Append] = []
+        self._committing_records: dict[str, int] = {}
         self._append_bytes: dict[str, int] = {}
         self._pending = Pending()
         self._new_seals: list[Seal] = []
@@ -242,6 +243,12 @@ class Spool:
         """A row exists: later ones get higher numbers."""
         self._next_rows[table] = max(self._next_rows[table], row + 1)
 
+    def drop_rows(self, table: Table, rows: Iterable[int]) -> None:
+        """Delete rows of one of intake's tables with the next commit."""
+        for row in rows:
+            self._pending.delete(key_of(table, row))
+        self._dirty.set()
+
     def seen(self, value: bytes, count: int) -> Put:
         """A row of ids for the dedupe window; lets the oldest rows go that the window has passed."""
         row = self.take_row(Table.SEEN)
@@ -269,6 +276,7 @@ class Spool:
         for fact in learned:
             self.refs.learn(seal.destination, fact.kind, fact.local_id, fact.platform_id, now)
             names[f"{fact.kind}:{fact.local_id}"] = fact.platform_id
+        self.refs.count(seal.destination, seal.lane, len(entries))
         for entry in entries:
             self.books.end(seal.destination, entry.kind, State.DELIVERED, "")
             self._end_of_run(seal.destination, entry)
@@ -333,6 +341,27 @@ class Spool:
         row = self.seals.retire(seal)
         if row is not None:
             self._pending.delete(key_of(Table.SEAL, row))
+
+    def committing(self, name: str) -> int:
+        """Records that the commit under way holds: in the books already, in the queue when it is done."""
+        return self._committing_records.get(name, 0)
+
+    def barrier(self) -> asyncio.Future[None]:
+        """Done when everything that was handed over before is on disk."""
+        return self._waiter()
+
+    def tick(self, now_us: int, keep_us: int) -> None:
+        """Housekeeping, about once a second: counts to disk, references that nobody needs any more, free space."""
+        if self.refs.write_counts():
+            self._dirty.set()
+        oldest = min((at for queue in self.queues.values() if (at := queue.oldest_us()) is not None), default=now_us)
+        if self.refs.prune(min(now_us - keep_us, oldest)):
+            self._dirty.set()
+        self.check_disk()
+
+    async def vacuum(self) -> bool:
+        """Give a little free room back to the file system; True while there is more."""
+        return bool(await self.run_in_thread(Store.vacuum_step))
 
     def _waiter(self) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -415,6 +444,7 @@ class Spool:
         now = self._now_us()
         for append in appends:
             for name, entries in append.copies.items():
+                self._committing_records[name] = self._committing_records.get(name, 0) + len(entries)
                 for entry in entries:
                     self.books.admit(name, entry.kind)
                     if entry.kind in EVIDENCE:
@@ -440,6 +470,7 @@ class Spool:
         for waiter in pending.waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        self._committing_records = {}
         for name, made in written.segments.items():
             touched = self.queues[name].push(made, written.entries[name])
             self._tell(name, touched)
@@ -460,6 +491,7 @@ class Spool:
             if not append.future.done():
                 append.future.set_exception(SpoolFull())
         pending.appends = []
+        self._committing_records = {}
         self.meta.books = self.books.snapshot()
 
     def _undo(self, append: Append) -> None:
@@ -543,6 +575,18 @@ class Spool:
         """The newest dead letters that match, the newest first."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, _read_letters, self._store, wanted, limit)
+
+    async def count_lane(self, name: str, lane: str) -> int:
+        """How many records of a lane are queued; reads the segments that may hold them."""
+        queue = self.queues[name]
+        count = 0
+        for segment in queue.holding(lane):
+            try:
+                entries = await self.run_in_thread(_read_segment, segment.key)
+            except SpoolDamaged:
+                continue  # the window's loader books it when it comes to it
+            count += sum(1 for entry in entries if entry.lane == lane and not segment.has_ended(entry.index))
+        return count
 
     async def run_in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call `function(store, *arguments)` in the storage thread."""

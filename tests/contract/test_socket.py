@@ -618,9 +618,10 @@ async def test_closing_waits_for_what_is_under_way(house):
     house.sink.patient = True
     client, idle = await house.client(), await house.client()
     await idle.send(RECORD + b"\n")
+    await house.sink.until(lambda: len(house.sink.taken) == 1)
+    house.sink.finish(0)
     await client.send(frame(envelope(1)))
     await house.sink.until(lambda: len(house.sink.taken) == 2)
-    house.sink.finish(0)
     closing = asyncio.ensure_future(server.aclose(30.0))
     assert await idle.to_end() == b""
     with pytest.raises((ConnectionRefusedError, FileNotFoundError)):

@@ -1,0 +1,252 @@
+"""What the daemon tells about itself, and what it may be asked to do: the answers behind the HTTP dialect."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from agentd import __version__
+from agentd.config import Loaded
+from agentd.delivery.courier import Courier
+from agentd.identity import text_of
+from agentd.intake import Peer
+from agentd.intake.sink import SpoolSink
+from agentd.metrics import Metrics
+from agentd.outcomes import State
+from agentd.queued import Ref
+from agentd.spool import Letter, Spool
+from agentd.spool.letters import Brief
+from agentd.units import rfc3339
+from agentd.wire import CONTRACT
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_POLL_S = 0.02  # a flush looks this often whether it is done
+
+
+class DaemonControl:
+    """See `agentd.intake.Control`."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        spool: Spool,
+        sink: SpoolSink,
+        couriers: dict[str, Courier],
+        connections: Callable[[], int],
+    ) -> None:
+        self.draining = False
+        self.last_tick = time.monotonic()
+        self._loaded = loaded
+        self._config = loaded.config
+        self._spool = spool
+        self._sink = sink
+        self._couriers = couriers
+        self._connections = connections
+        self._started = time.time()
+        self._started_mono = time.monotonic()
+        self._metrics = Metrics(self.status, lambda: iter(spool.books.lines()))
+        self._admins = frozenset({0, os.geteuid(), *self._config.security.admin_uids})
+
+    def observer(self, name: str) -> Callable[[str, float, int], None]:
+        """What a courier reports its requests to."""
+        return lambda verdict, seconds, records: self._metrics.observe(name, verdict, seconds, records)
+
+    # -- health ------------------------------------------------------------------------------------------------------
+
+    def unhealthy(self) -> str | None:
+        return self._spool.stuck()
+
+    def unready(self) -> str | None:
+        return "draining" if self.draining else None
+
+    def metrics(self) -> tuple[bytes, str]:
+        return self._metrics.text()
+
+    def is_admin(self, peer: Peer) -> bool:
+        return peer.uid in self._admins
+
+    # -- status ------------------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        destinations = {name: self._destination(name) for name in self._spool.queues}
+        return {
+            "agentd": __version__,
+            "contract": CONTRACT,
+            "pid": os.getpid(),
+            "uid": os.geteuid(),
+            "started_at": rfc3339(self._started),
+            "uptime_s": round(time.monotonic() - self._started_mono, 3),
+            "socket": self._config.listen.socket,
+            "config": self._loaded.path,
+            "state": "draining" if self.draining else "running",
+            "spool": self._spool_status(),
+            "intake": self._intake_status(),
+            "destinations": destinations,
+            "dead_letters": {
+                "records": self._spool.dead_count,
+                "bytes": self._spool.dead_bytes,
+                "max_bytes": int(self._config.dead_letters.max_bytes),
+            },
+            "memory": {
+                "rss_bytes": _rss_bytes(),
+                "budget_bytes": int(self._config.memory.budget),
+                "window_bytes": sum(queue.window_bytes for queue in self._spool.queues.values()),
+            },
+            "balanced": all(facts["balanced"] for facts in destinations.values()),
+        }
+
+    def _spool_status(self) -> dict[str, Any]:
+        spool = self._spool
+        return {
+            "directory": self._config.spool.directory,
+            "sync": self._config.spool.sync,
+            "bytes": spool.file_bytes(),
+            "max_bytes": int(self._config.spool.max_bytes),
+            "segments": sum(len(queue.segments) for queue in spool.queues.values()),
+            "commits": spool.meta.commits,
+            "disk_free_bytes": spool.folder.free_bytes(),
+            "full": spool.disk_full,
+            "quarantined_rows": spool.quarantined_rows,
+        }
+
+    def _intake_status(self) -> dict[str, Any]:
+        admission = self._sink.admission
+        return {
+            "connections": self._connections(),
+            "messages": self._sink.messages,
+            "accepted": admission.accepted,
+            "refused": {cause: count for cause, count in sorted(admission.refused.items()) if count},
+            "lost_before_intake": self._sink.streams.lost(),
+        }
+
+    def _destination(self, name: str) -> dict[str, Any]:
+        queue = self._spool.queues[name]
+        books = self._spool.books
+        courier = self._couriers.get(name)
+        state, reason, retry_in_s = (
+            courier.status() if courier else ("removed", "not in the configuration; its queue is kept", None)
+        )
+        oldest = queue.oldest_us()
+        configured = self._config.destinations.get(name)
+        return {
+            "platform": configured.platform if configured else None,
+            "base_url": configured.base_url if configured else None,
+            "state": state,
+            "reason": reason,
+            "retry_in_s": None if retry_in_s is None else round(retry_in_s, 3),
+            "admitted": books.total(name, "admitted"),
+            "queued": queue.live,
+            **{s.value: books.total(name, s.value) for s in State if s is not State.QUEUED},
+            "queued_bytes": queue.stored_bytes,
+            "max_bytes": self._spool.limits.quotas.get(name, 0),
+            "oldest_age_s": None if oldest is None else round(max(0.0, time.time() - oldest / 1e6), 3),
+            "lanes": len(courier.lanes) if courier else 0,
+            "in_flight": courier.lanes.in_flight if courier else 0,
+            "requests": courier.counts.requests if courier else 0,
+            "retries": courier.counts.retries if courier else 0,
+            "causes": books.causes(name),
+            "balanced": self._balanced(name),
+        }
+
+    def _balanced(self, name: str) -> bool:
+        """Books and queue agree; records of the commit under way are in the books a moment before the queue."""
+        return self._spool.books.queued(name) == self._spool.queues[name].live + self._spool.committing(name)
+
+    # -- calls -------------------------------------------------------------------------------------------------------
+
+    async def flush(self, until: str, timeout_s: float) -> dict[str, Any]:
+        """Send what is queued by now and wait for it; `stored` waits for the disk only."""
+        begun = time.monotonic()
+        await self._spool.barrier()
+        goals = {name: self._spool.meta.next_number.get(name, 1) for name in self._couriers}
+        if until == "delivered":
+            for courier in self._couriers.values():
+                courier.flush()
+            while self._left(goals) and time.monotonic() - begun < timeout_s:
+                await asyncio.sleep(_POLL_S)
+        left = self._left(goals) if until == "delivered" else {}
+        reasons = [f"{name}: {reason}" for name in left if (reason := self._why(name))]
+        return {
+            "flushed": not left,
+            "until": until,
+            "left": left,
+            "waited_s": round(time.monotonic() - begun, 3),
+            "reason": "; ".join(reasons) or None,
+        }
+
+    def _left(self, goals: dict[str, int]) -> dict[str, int]:
+        """Destinations with records that were queued before the flush, and how many wait there by now."""
+        left = {}
+        for name, goal in goals.items():
+            lowest = self._spool.queues[name].lowest()
+            if lowest is not None and lowest < goal:
+                left[name] = self._spool.queues[name].live
+        return left
+
+    def _why(self, name: str) -> str | None:
+        state, reason, _ = self._couriers[name].status()
+        return reason if state == "ok" else f"{state}: {reason}"
+
+    async def run(self, run_id: str) -> dict[str, Any] | None:
+        lane = f"run:{run_id}"
+        refs = {ref.destination: ref for ref in self._spool.refs.owners("run", run_id)}
+        letters = await self._spool.dead_letters(lambda brief: brief.lane == lane, 0)
+        found = {}
+        for name in self._spool.queues:
+            ref = refs.get(name)
+            dead = sum(1 for letter in letters if letter.destination == name)
+            queued = await self._spool.count_lane(name, lane)
+            if ref is not None or dead or queued:
+                found[name] = _run_at(ref) | {"queued": queued, "dead": dead}
+        return {"run_id": run_id, "destinations": found} if found else None
+
+    async def dead_letters(
+        self, *, limit: int, destination: str | None, run: str | None, cause: str | None, viewer: Peer, admin: bool
+    ) -> list[dict[str, Any]]:
+        def wanted(brief: Brief) -> bool:
+            return (
+                (destination is None or brief.destination == destination)
+                and (run is None or brief.lane == f"run:{run}")
+                and (cause is None or brief.cause == cause)
+            )
+
+        letters = await self._spool.dead_letters(wanted, limit)
+        return [_letter(letter, whole=admin or letter.source.uid == viewer.uid) for letter in letters]
+
+
+def _run_at(ref: Ref | None) -> dict[str, Any]:
+    if ref is None:  # nothing introduced it here: the platform's own id, or one that is still to come
+        return {"platform_id": None, "state": "assumed", "ended": False, "delivered": None}
+    return {"platform_id": ref.platform_id, "state": ref.state, "ended": ref.ended, "delivered": ref.delivered}
+
+
+def _letter(letter: Letter, *, whole: bool) -> dict[str, Any]:
+    """A dead letter for people; the record itself and the platform's answer only for those who may see them."""
+    facts: dict[str, Any] = {
+        "id": text_of(letter.record_id),
+        "destination": letter.destination,
+        "kind": letter.kind,
+        "agent": letter.source.agent,
+        "lane": letter.lane,
+        "cause": letter.cause.value,
+        "reason": letter.reason,
+        "admitted_at": rfc3339(letter.admitted_us / 1e6),
+        "died_at": rfc3339(letter.died_us / 1e6),
+        "tries": letter.tries,
+        "status": letter.status,
+        "bytes": len(letter.body),
+    }
+    if whole:
+        facts |= {"answer": letter.answer, "record": msgspec.json.decode(bytes(Raw(letter.body)))}
+    return facts
+
+
+def _rss_bytes() -> int:
+    with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - read at every status: the plain call is the short one
+        return int(file.read().split()[1]) * _PAGE_BYTES

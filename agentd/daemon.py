@@ -1,0 +1,320 @@
+"""The composition root: builds everything, starts it, waits for the end, and takes it apart in reverse order.
+
+Start: configuration → platforms and keys → spool (lock, recovery) → couriers → sink → socket. Stop, on SIGTERM or SIGINT:
+no new connections and no reading, pending answers out, what is queued goes without waiting for batches to fill until
+`shutdown.drain_timeout`, the rest stays on disk. A second signal ends the wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import msgspec
+
+from agentd import __version__, platforms
+from agentd.config import Config, Destination, Loaded
+from agentd.control import DaemonControl
+from agentd.delivery.backoff import Backoff
+from agentd.delivery.batcher import Limits as BatchLimits
+from agentd.delivery.courier import Courier, Settings
+from agentd.errors import ConfigError
+from agentd.exchange import Platform
+from agentd.http import Http, Way
+from agentd.identity import Uuid7
+from agentd.intake import streams
+from agentd.intake.admit import Admission
+from agentd.intake.admit import Limits as AdmitLimits
+from agentd.intake.dedupe import Window
+from agentd.intake.routes import build_app
+from agentd.intake.routing import Route, Table
+from agentd.intake.server import Server
+from agentd.intake.sink import SpoolSink
+from agentd.intake.streams import Streams
+from agentd.logs import set_up
+from agentd.spool import Journal, Limits, Spool, SpoolOutbox, SpoolShelf, open_spool
+
+log = logging.getLogger("agentd")
+
+_TICK_S = 1.0
+_VACUUM_EVERY_TICKS = 30
+_STREAM_KEEP_US = 7 * 86400 * 10**6
+_POLL_S = 0.02
+
+
+def now_us() -> int:
+    """Microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def serve(loaded: Loaded, env: Mapping[str, str] = os.environ) -> int:
+    """Run the daemon until a signal. Returns the exit status. Raises ConfigError, StateError."""
+    set_up(loaded.config.log.level, loaded.config.log.format)
+    os.umask(0o077)
+    asyncio.run(Daemon(loaded, env).run())
+    return 0
+
+
+class Target:
+    """A configured destination with everything that is known before it is opened. Raises ConfigError."""
+
+    def __init__(self, name: str, config: Config, env: Mapping[str, str]) -> None:
+        self.name = name
+        self.config = config
+        self.destination: Destination = config.destinations[name]
+        self.platform: Platform = platforms.load(self.destination.platform)
+        self.base_url = self.destination.base_url or self.platform.default_base_url
+        unknown = sorted(set(self.destination.accept or ()) - set(self.platform.calls))
+        if unknown:
+            raise ConfigError(f"[destinations.{name}] accept: {self.platform.name} has no call for {unknown[0]}")
+        if self.destination.api_key is None:
+            raise ConfigError(
+                f'[destinations.{name}] api_key is missing: say api_key = {{ env = "VARIABLE" }} or {{ file = "/path" }}'
+            )
+        try:
+            self.api_key = self.destination.api_key.read(env)
+        except ConfigError as error:
+            raise ConfigError(f"[destinations.{name}] api_key: {error}") from error
+
+    @property
+    def identity(self) -> str:
+        """What its queue, references and seals belong to."""
+        agents = self.destination.agents
+        return f"{self.platform.name} at {self.base_url} for " + (
+            "every agent" if agents is None else str(dict(sorted(agents.items())))
+        )
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return frozenset(self.destination.accept or self.platform.calls)
+
+    def agent_of(self, local: str) -> str:
+        """The platform's id for a local agent name; the name itself where no table says otherwise."""
+        default = self.destination.agent_id or ""
+        name = local or default
+        agents = self.destination.agents
+        if agents is None:
+            return name
+        exact = agents.get(name)
+        return (
+            exact
+            if exact is not None
+            else next((to for pattern, to in agents.items() if fnmatchcase(name, pattern)), name)
+        )
+
+    def route(self) -> Route:
+        agents = self.destination.agents
+        return Route(
+            self.name,
+            self.kinds,
+            self.platform.introduces,
+            None if agents is None else tuple(agents),
+            self.destination.agent_id or "",
+            self.destination.ordering,
+        )
+
+    def settings(self) -> Settings:
+        batch = self.config.batch_of(self.name)
+        return Settings(
+            name=self.name,
+            api_key=self.api_key,
+            limits=BatchLimits(
+                batch.max_events,
+                int(batch.max_bytes),
+                int(batch.max_interval * 1e6),
+                batch.max_request_events or batch.max_events,
+            ),
+            max_in_flight=self.destination.max_in_flight,
+            backoff=Backoff(float(self.config.retry.initial), float(self.config.retry.max)),
+            reference_wait_us=int(self.config.intake.reference_wait * 1e6),
+            agent_of=self.agent_of,
+            inject_id=self.destination.inject_id,
+        )
+
+
+def targets_of(config: Config, env: Mapping[str, str]) -> dict[str, Target]:
+    """Every configured destination. Raises ConfigError, also when there is none."""
+    if not config.destinations:
+        raise ConfigError(
+            "no destination: add a section [destinations.NAME] to the configuration, or set AGENTOS_API_KEY "
+            "(and AGENTOS_AGENT_ID, AGENTOS_BASE_URL); 'agentd demo' needs neither"
+        )
+    return {name: Target(name, config, env) for name in config.destinations}
+
+
+class Daemon:
+    """One run of the daemon."""
+
+    def __init__(self, loaded: Loaded, env: Mapping[str, str]) -> None:
+        self.loaded = loaded
+        self.config = loaded.config
+        self.targets = targets_of(self.config, env)
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def run(self) -> None:
+        """From start to end."""
+        with _signals(self._on_signal):
+            async with contextlib.AsyncExitStack() as stack:
+                spool = await self._open_spool()
+                stack.push_async_callback(spool.close)
+                spool.start()
+                http = await stack.enter_async_context(Http())
+                couriers = self._couriers(spool, http)
+                sink = await self._sink(spool)
+                stack.push_async_callback(sink.close)
+                server: list[Server] = []
+                control = DaemonControl(
+                    self.loaded, spool, sink, couriers, lambda: server[0].connections if server else 0
+                )
+                for name, courier in couriers.items():
+                    courier.observe(control.observer(name))
+                server.append(Server(self.config, sink, build_app(sink, control, self.config)))
+                await server[0].start()
+                stack.push_async_callback(server[0].aclose)
+                await stack.enter_async_context(_running(couriers))
+                stack.enter_context(_task(self._housekeeping(spool), "housekeeping"))
+                log.info(
+                    "agentd %s takes records at %s", __version__, self.config.listen.socket, extra={"action": "started"}
+                )
+                await self._stop.wait()
+                control.draining = True
+                log.info("stopping", extra={"action": "stopping"})
+                await server[0].aclose()
+                await self._drain(spool, couriers)
+        log.info("stopped", extra={"action": "stopped"})
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def _open_spool(self) -> Spool:
+        config = self.config
+        budget = int(config.memory.budget)
+        limits = Limits(
+            quotas={name: config.quota_of(name) for name in self.targets},
+            max_bytes=int(config.spool.max_bytes),
+            dead_bytes=int(config.dead_letters.max_bytes),
+            window_bytes=budget // 4,
+            directory_bytes=budget // 8,
+            seen_ids=config.intake.dedupe_window,
+        )
+        return await open_spool(
+            Path(config.spool.directory),
+            sync=config.spool.sync,
+            limits=limits,
+            identities={name: target.identity for name, target in self.targets.items()},
+            journal=Journal(int(config.journal.retention * 1e6), int(config.journal.max_bytes)),
+            now_us=now_us,
+        )
+
+    def _couriers(self, spool: Spool, http: Http) -> dict[str, Courier]:
+        couriers = {}
+        for name, target in self.targets.items():
+            way = Way(http, target.base_url, float(target.destination.timeout))
+            courier = Courier(target.settings(), target.platform, SpoolOutbox(spool, name), way)
+            spool.listen(name, courier.touch)
+            couriers[name] = courier
+        return couriers
+
+    async def _sink(self, spool: Spool) -> SpoolSink:
+        config = self.config
+        shelf = SpoolShelf(spool)
+        window = Window(config.intake.dedupe_window)
+        for _, value in await shelf.stored_ids():
+            window.restore(value)
+        known = Streams()
+        for row, value in await shelf.stored_streams():
+            try:
+                known.add(row, streams.decode(value))
+            except msgspec.MsgspecError:
+                shelf.drop_streams([row])
+                log.error(
+                    "a stream's outcomes are damaged: its client's repeats may be stored twice",
+                    extra={"action": "quarantine"},
+                )
+        shelf.drop_streams(known.prune(now_us() - _STREAM_KEEP_US))
+        admission = Admission(
+            Table(target.route() for target in self.targets.values()),
+            shelf,
+            window,
+            AdmitLimits(int(config.intake.max_record_bytes), config.intake.max_depth),
+            Uuid7(),
+            {0, os.geteuid(), *config.security.admin_uids},
+        )
+        return SpoolSink(
+            admission,
+            shelf,
+            window,
+            known,
+            max_frame_bytes=int(config.intake.max_frame_bytes),
+            now_us=now_us,
+            clock=time.monotonic,
+        )
+
+    async def _housekeeping(self, spool: Spool) -> None:
+        keep_us = int(self.config.runs.keep * 1e6)
+        ticks = 0
+        while True:
+            await asyncio.sleep(_TICK_S)
+            ticks += 1
+            spool.tick(now_us(), keep_us)
+            if ticks % _VACUUM_EVERY_TICKS == 0:
+                while await spool.vacuum():
+                    await asyncio.sleep(0)
+
+    async def _drain(self, spool: Spool, couriers: dict[str, Courier]) -> None:
+        """Send what is queued, due or not, as long as `drain_timeout` allows and something still moves."""
+        deadline = time.monotonic() + float(self.config.shutdown.drain_timeout)
+        for courier in couriers.values():
+            courier.flush()
+        while time.monotonic() < deadline and not self._hurry.is_set():
+            if not any(spool.queues[name].live and courier.moving() for name, courier in couriers.items()):
+                break
+            await asyncio.sleep(_POLL_S)
+        left = {name: queue.live for name, queue in spool.queues.items() if queue.live}
+        if left:
+            rest = ", ".join(f"{count} for {name}" for name, count in left.items())
+            log.warning("%s stay on disk for the next start", rest, extra={"action": "left"})
+
+
+@contextlib.asynccontextmanager
+async def _running(couriers: dict[str, Courier]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(courier.run(), name=f"courier {name}") for name, courier in couriers.items()]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _task(coroutine: object, name: str) -> Iterator[None]:
+    task = asyncio.ensure_future(coroutine)  # type: ignore[call-overload]  # a coroutine
+    task.set_name(name)
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+@contextlib.contextmanager
+def _signals(handler: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT call `handler`; afterwards they do what they did before."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, handler)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

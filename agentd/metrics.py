@@ -1,0 +1,133 @@
+"""Prometheus metrics by the official client library. Counters are read from the status when they are scraped: the books
+count once, and every view of them agrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, exposition
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from agentd import __version__
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge beside every counter that nobody reads
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_RECORDS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
+
+
+class Metrics:
+    """The registry; `status` and `books` are read at each scrape."""
+
+    def __init__(
+        self, status: Callable[[], dict[str, Any]], books: Callable[[], Iterator[tuple[str, str, str, str, int]]]
+    ) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._requests = Histogram(
+            "agentd_request_seconds", "Time of a request to a platform, by what its answer meant.",
+            ("destination", "verdict"), buckets=_SECONDS, registry=self._registry,
+        )  # fmt: skip
+        self._batches = Histogram(
+            "agentd_request_records",
+            "Records in a request to a platform.",
+            ("destination",),
+            buckets=_RECORDS,
+            registry=self._registry,
+        )
+        self._registry.register(_FromStatus(status, books))
+
+    def observe(self, destination: str, verdict: str, seconds: float, records: int) -> None:
+        """One request has been answered, or not."""
+        self._requests.labels(destination, verdict).observe(seconds)
+        self._batches.labels(destination).observe(records)
+
+    def text(self) -> tuple[bytes, str]:
+        """The exposition and its content type."""
+        return exposition.generate_latest(self._registry), exposition.CONTENT_TYPE_LATEST
+
+
+class _FromStatus(Collector):
+    def __init__(
+        self, status: Callable[[], dict[str, Any]], books: Callable[[], Iterator[tuple[str, str, str, str, int]]]
+    ) -> None:
+        self._status = status
+        self._books = books
+
+    def collect(self) -> Iterator[Metric]:
+        status = self._status()
+        yield InfoMetricFamily("agentd_build", "The running agentd.", value={"version": __version__})
+        yield _gauge("agentd_uptime_seconds", "Time since the daemon started.", status["uptime_s"])
+        yield from _intake(status["intake"])
+        yield from _spool(status["spool"], status["dead_letters"])
+        yield self._records()
+        yield from _destinations(status["destinations"])
+
+    def _records(self) -> Metric:
+        family = CounterMetricFamily(
+            "agentd_records", "Records by what became of them (admitted = all others + queued).",
+            labels=("destination", "kind", "state", "cause"),
+        )  # fmt: skip
+        for destination, kind, state, cause, count in self._books():
+            family.add_metric((destination, kind, state, cause), count)
+        return family
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _intake(intake: dict[str, Any]) -> Iterator[Metric]:
+    yield _gauge("agentd_connections", "Open connections on the socket.", intake["connections"])
+    yield CounterMetricFamily("agentd_messages", "Messages taken from the socket.", value=intake["messages"])
+    yield CounterMetricFamily("agentd_accepted_records", "Records accepted, before routing.", value=intake["accepted"])
+    refused = CounterMetricFamily(
+        "agentd_refused_records", "Records and messages refused, by cause.", labels=("cause",)
+    )
+    for cause, count in sorted(intake["refused"].items()):
+        refused.add_metric((cause,), count)
+    yield refused
+
+
+def _spool(spool: dict[str, Any], dead: dict[str, Any]) -> Iterator[Metric]:
+    yield _gauge("agentd_spool_bytes", "Queued bytes on disk.", spool["bytes"])
+    yield _gauge("agentd_spool_max_bytes", "What the spool may take.", spool["max_bytes"])
+    yield _gauge("agentd_spool_full", "1 while records are refused for want of disk.", float(spool["full"]))
+    yield _gauge(
+        "agentd_disk_free_bytes", "Free bytes of the file system that holds the spool.", spool["disk_free_bytes"]
+    )
+    yield CounterMetricFamily("agentd_commits", "Transactions on disk.", value=spool["commits"])
+    yield _gauge("agentd_dead_letters", "Dead letters that are kept.", dead["records"])
+    yield _gauge("agentd_dead_letter_bytes", "Bytes of the dead letters.", dead["bytes"])
+
+
+_BY_DESTINATION = (
+    ("agentd_queue_records", "Records that wait.", "queued"),
+    ("agentd_queue_bytes", "Bytes on disk of the records that wait.", "queued_bytes"),
+    ("agentd_queue_max_bytes", "The destination's quota.", "max_bytes"),
+    ("agentd_in_flight_requests", "Requests under way.", "in_flight"),
+)
+
+
+def _destinations(destinations: dict[str, dict[str, Any]]) -> Iterator[Metric]:
+    for metric, text, key in _BY_DESTINATION:
+        family = GaugeMetricFamily(metric, text, labels=("destination",))
+        for name, facts in destinations.items():
+            family.add_metric((name,), facts[key])
+        yield family
+    ages = GaugeMetricFamily(
+        "agentd_oldest_record_age_seconds", "Age of the oldest record that waits.", labels=("destination",)
+    )
+    states = GaugeMetricFamily(
+        "agentd_destination_state", "1 for the state that the destination is in.", labels=("destination", "state")
+    )
+    retries = CounterMetricFamily("agentd_retries", "Requests that have to be repeated.", labels=("destination",))
+    for name, facts in destinations.items():
+        ages.add_metric((name,), facts["oldest_age_s"] or 0.0)
+        retries.add_metric((name,), facts["retries"])
+        for state in ("ok", "waiting", "paused"):
+            states.add_metric((name, state), float(facts["state"] == state))
+    yield ages
+    yield states
+    yield retries

@@ -1,0 +1,70 @@
+"""One destination's side of the spool, as delivery wants it (agentd.delivery.ports.Outbox)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+
+from agentd.outcomes import Learned
+from agentd.queued import Death, Entry, Ref, Seal
+from agentd.spool.spool import Spool
+
+
+class SpoolOutbox:
+    """Forwards to the spool and the destination's queue."""
+
+    def __init__(self, spool: Spool, name: str) -> None:
+        self.name = name
+        self._spool = spool
+        self._queue = spool.queues[name]
+
+    @property
+    def live(self) -> int:
+        return self._queue.live
+
+    @property
+    def highest(self) -> int:
+        return self._spool.meta.next_number.get(self.name, 1) - 1
+
+    def peek(self, lane: str) -> Iterator[Entry]:
+        return self._queue.peek(lane)
+
+    def members(self, seal: Seal) -> list[Entry] | None:
+        return self._queue.members(seal.lane, seal.first, seal.last, seal.exceptions)
+
+    def find(self, lane: str, number: int) -> Entry | None:
+        return self._queue.find(lane, number)
+
+    def seals(self, lane: str) -> Sequence[Seal]:
+        return self._spool.seals.of_lane(self.name, lane)
+
+    def sealed_lanes(self) -> Sequence[str]:
+        return self._spool.seals.lanes(self.name)
+
+    def block(self, lane: str) -> None:
+        self._queue.block(lane)
+
+    def unblock(self, lane: str) -> None:
+        self._queue.unblock(lane)
+
+    def fill(self) -> None:
+        if self._queue.wants_loading():
+            self._spool.fill(self.name)
+
+    def reference(self, kind: str, local_id: str) -> Ref | None:
+        return self._spool.refs.get(self.name, kind, local_id)
+
+    def seal(self, seal: Seal) -> asyncio.Future[None]:
+        return self._spool.seal(seal)
+
+    def settle(self, seal: Seal, entries: Sequence[Entry], learned: Iterable[Learned]) -> asyncio.Future[None]:
+        return self._spool.settle(seal, entries, learned)
+
+    def bury(self, seal: Seal | None, entries: Sequence[Entry], death: Death) -> asyncio.Future[None]:
+        return self._spool.bury(seal, self.name, entries, death)
+
+    def split(self, seal: Seal, parts: Sequence[Seal]) -> asyncio.Future[None]:
+        return self._spool.split(seal, parts)
+
+    def dead_room(self, size: int) -> bool:
+        return self._spool.dead_room(size)
