@@ -178,7 +178,7 @@ def _most(what: str) -> Plan:
     winner = totals.most_common(1)[0][0]
     if what != "imports":
         seen = yield Call("read_file", {"name": winner})
-        return f"The most {what}: {_top(totals)}. {winner} has {seen['lines']} lines."
+        return f"Most {what}: {_top(totals)}; {winner}: {seen['lines']} lines."
     return f"Imported by most modules: {_top(totals)}."
 
 
@@ -192,7 +192,7 @@ def _where(word: str) -> Plan:
     if not totals:
         raise DeadEnd(f"nothing here uses {word}")
     yield Call("read_file", {"name": totals.most_common(1)[0][0]})
-    return f"{word} is used {totals.total()} times in {len(totals)} modules, most in {_top(totals)}."
+    return f"{word} is used {totals.total()} times in {len(totals)} modules: {_top(totals)}."
 
 
 def _comments(words: str) -> Plan:

@@ -124,10 +124,10 @@ def test_a_call_in_words():
     [
         (
             "Which modules define the most classes?",
-            "The most classes: alpha.py (2), beta.py (0), gamma.py (0). alpha.py has 12 lines.",
+            "Most classes: alpha.py (2), beta.py (0), gamma.py (0); alpha.py: 12 lines.",
         ),
         ("Which module is imported most?", "Imported by most modules: os (3), json (1), beta (1)."),
-        ("Where is make used?", "make is used 3 times in 2 modules, most in beta.py (2), gamma.py (1)."),
+        ("Where is make used?", "make is used 3 times in 2 modules: beta.py (2), gamma.py (1)."),
         ("Which TODO comments are left?", "1 such comments in 1 modules, most in beta.py (1)."),
         ("What does beta.py do?", "beta.py: 10 lines, defines make; 1 modules use it."),
     ],
