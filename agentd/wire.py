@@ -120,9 +120,16 @@ def decode_message(data: bytes) -> Message | Hello:
     except UnicodeDecodeError as error:
         raise WireError(f"invalid UTF-8 at byte {error.start}", fatal=True) from None
     except msgspec.ValidationError:
-        return _decode_slowly(data)
+        return _decode_carefully(data)
     except msgspec.DecodeError as error:
         raise WireError(_syntax(error), fatal=True) from None
+    except RecursionError:
+        return _decode_deep(data)
+
+
+def _decode_carefully(data: bytes) -> Message | Hello:
+    try:
+        return _decode_slowly(data)
     except RecursionError:
         return _decode_deep(data)
 
@@ -188,7 +195,10 @@ _SEQ = re.compile(rb'\s*\{\s*"seq"\s*:\s*(\d{1,19})\s*,\s*"records"\s*:\s*\[')
 
 
 def _decode_deep(data: bytes) -> Message:
-    """An array or envelope with a record that is too deep for the parser: that record alone is refused."""
+    """An array or envelope with a record that is too deep for the parser: that record alone is refused.
+
+    A single record, or a message too long to be cut by hand, is refused as a whole.
+    """
     match = _SEQ.match(data)
     seq = int(match[1]) if match else None
     start = match.end() if match else data.find(b"[") + 1

@@ -26,11 +26,12 @@ class NoDaemon(StateError):  # noqa: N818 - a state that is found, named as the 
 class Refused(AgentdError):  # noqa: N818 - as above
     """The daemon said no."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
-        """Take the message for people; status and code are for the verb."""
+    def __init__(self, status: int, code: str, message: str, document: Any = None) -> None:
+        """Take the message for people; status, code and the whole document are for the verb."""
         super().__init__(message)
         self.status = status
         self.code = code
+        self.document = document
 
 
 class Answer(NamedTuple):
@@ -78,7 +79,7 @@ class Daemon:
         document = answer.document
         error = document.get("error") if isinstance(document, dict) else None
         if isinstance(error, dict):
-            raise Refused(answer.status, str(error.get("code", "")), str(error.get("message", "")))
+            raise Refused(answer.status, str(error.get("code", "")), str(error.get("message", "")), document)
         if answer.status >= _SOME_ERROR and (error or not isinstance(document, dict)):
             raise Refused(answer.status, "", str(error or f"{method} {target}: status {answer.status}"))
         return answer

@@ -120,7 +120,7 @@ def _folder(about: str, path: Path, uid: int, *, what: str, private: bool) -> It
     if not os.access(existing, os.W_OK | os.X_OK):
         yield Finding("error", about, f"{existing}: this user may not write here")
     elif existing != path:
-        yield Finding("ok", about, f"{what} go to {path}; it will be made")
+        yield Finding("ok", about, f"{what} in {path}; it will be made")
     elif private and found.st_uid != uid:
         yield Finding("error", about, f"{path}: belongs to uid {found.st_uid}, the daemon would run as {uid}")
     elif private and found.st_mode & _OTHERS:
@@ -128,7 +128,7 @@ def _folder(about: str, path: Path, uid: int, *, what: str, private: bool) -> It
             "error", about, f"{path}: others may look in (mode {stat.S_IMODE(found.st_mode):o}); chmod 700 it"
         )
     else:
-        yield Finding("ok", about, f"{what} go to {path}")
+        yield Finding("ok", about, f"{what} in {path}")
 
 
 def _existing(path: Path) -> Path:

@@ -17,7 +17,7 @@ import click
 
 from agentd.cli.options import config_option, json_option, seconds
 from agentd.cli.terminal import complain, print_json
-from agentd.errors import UsageError
+from agentd.errors import StateError, UsageError
 
 if TYPE_CHECKING:
     from agentd.cli.demo_report import Outage, Result
@@ -67,7 +67,11 @@ async def _perform(outage_s: float, runs: int, *, keep: bool, as_json: bool) -> 
         shown = screen(to_stderr=as_json)
         exits.callback(shown.close)
         play = Play(stage, Scene(), shown)
-        result = await play.run(outage_s, runs)
+        try:
+            result = await play.run(outage_s, runs)
+        except StateError:  # its message names the log
+            stage.keep_folder = True
+            raise
         if not keep:
             result.checks.append(ended(await stage.stop_daemon()))
         report = document(result, play.scene.elapsed_s)

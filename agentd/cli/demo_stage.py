@@ -28,6 +28,7 @@ from agentd.sandbox.demo import AGENT
 API_KEY = "demo-key-of-the-sandbox"
 _READY_S = 20.0  # for a cold start on a slow machine; it takes well under a second as a rule
 _STOP_S = 15.0  # the configuration's drain_timeout, and some
+_DEATH_S = 2.0  # from a closed socket to an exit code
 _LOOK_S = 0.05  # between two looks at whether the daemon is up
 _LOG_LINES = 12
 
@@ -53,7 +54,8 @@ max = "1s"                # 60s by default; the demonstration's outage is short
 platform = "agentos"
 base_url = "{url}"
 api_key = {{ file = "{folder}/agentos.key" }}
-agents = {{ {agent} = "{agent_id}" }}       # our name for the agent, and the platform's
+# our name for the agent, and the platform's
+agents = {{ {agent} = "{agent_id}" }}
 """
 
 
@@ -93,22 +95,23 @@ class Stage:
         until = asyncio.get_running_loop().time() + _READY_S
         while not await self._is_up():
             if asyncio.get_running_loop().time() > until:
-                raise StateError(f"the daemon did not answer within {_READY_S:.0f}s; {self.last_words()}")
+                raise StateError(f"the daemon did not answer within {_READY_S:.0f}s; {self._last_words()}")
             await asyncio.sleep(_LOOK_S)
 
     async def _is_up(self) -> bool:
-        process = self._process
-        if process is None or process.returncode is not None:
-            code = None if process is None else process.returncode
-            raise StateError(f"the daemon ended at once with exit code {code}; {self.last_words()}")
+        if self.daemon_pid is None:
+            raise self._obituary()
         try:
-            await self.status()
+            await self._ask()
         except NoDaemon:
             return False
         return True
 
-    def last_words(self) -> str:
-        """The end of the daemon's log."""
+    def _obituary(self) -> StateError:
+        code = None if self._process is None else self._process.returncode
+        return StateError(f"the daemon ended with exit code {code}; {self._last_words()}")
+
+    def _last_words(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:] if self.log.exists() else []
         return f"its log {self.log} ends: {' / '.join(lines)}"
 
@@ -118,7 +121,20 @@ class Stage:
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     async def status(self) -> Status:
-        """What the daemon says of itself."""
+        """What the daemon says of itself. Raises StateError with its last words if it has died."""
+        try:
+            return await self._ask()
+        except NoDaemon as error:
+            if self._process is None:
+                raise
+            try:
+                async with asyncio.timeout(_DEATH_S):
+                    await self._process.wait()
+            except TimeoutError:
+                raise error from None
+            raise self._obituary() from error
+
+    async def _ask(self) -> Status:
         return read_status(await asyncio.to_thread(self.daemon.get, "/v1/status"))
 
     async def flush(self, timeout_s: float) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import click
 import msgspec
 
-from agentd.cli.ask import Daemon
+from agentd.cli.ask import Daemon, Refused
 from agentd.cli.options import config_option, daemon, json_option, socket_option
 from agentd.cli.terminal import complain, print_json
-from agentd.errors import UsageError
+from agentd.errors import AgentdError, StateError, UsageError
 from agentd.records import KINDS, TYPES
 
 _READ_BYTES = 2**18  # a pipe's lines go out as they come, a file's in messages of about this size
@@ -141,8 +141,13 @@ def _check_required(kind: str, record: dict[str, Any]) -> None:
 
 
 def send(asked: Daemon, body: bytes) -> Taken:
-    """One record or an array of them, and what the daemon says of it. Raises what `ask` raises."""
-    document = asked.ask("POST", "/v1/records", body).document
+    """One record or an array of them, and what the daemon says of each. Raises what `ask` raises."""
+    try:
+        document = asked.ask("POST", "/v1/records", body).document
+    except Refused as refused:
+        document = refused.document
+        if not isinstance(document, dict) or "rejected" not in document:  # the message was refused, not its records
+            raise
     return Taken(document["accepted"], document.get("rejected", []))
 
 
@@ -159,7 +164,10 @@ def send_lines(asked: Daemon, stream: io.BufferedIOBase) -> Taken:
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
                 rejected.append({"line": number, "error": f"not JSON: {error}"})
         if sound:
-            taken = send(asked, b"[" + b",".join(line for _, line in sound) + b"]")
+            try:
+                taken = send(asked, b"[" + b",".join(line for _, line in sound) + b"]")
+            except AgentdError as error:
+                raise StateError(f"from line {sound[0][0]} on: {error} ({accepted} accepted before)") from error
             accepted += taken.accepted
             rejected += [{"line": sound[r["index"]][0], "error": r["error"]} for r in taken.rejected]
     return Taken(accepted, rejected)

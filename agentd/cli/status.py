@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from agentd.cli.options import config_option, daemon, json_option, socket_option
 from agentd.cli.terminal import paint, print_json, table
+from agentd.errors import StateError
 from agentd.units import format_duration, format_size
 
 _COLOURS = {
@@ -36,13 +37,11 @@ class IntakeStatus(Struct, frozen=True):
     connections: int = 0
     accepted: int = 0
     refused: dict[str, int] = {}
-    shed_connections: int = 0
+    lost_before_intake: dict[str, int] = {}
 
 
 class DestinationStatus(Struct, frozen=True):
-    platform: str
     state: str
-    base_url: str = ""
     reason: str | None = None
     retry_in_s: float | None = None
     admitted: int = 0
@@ -90,8 +89,11 @@ class Status(Struct, frozen=True):
 
 
 def read_status(document: Any) -> Status:
-    """The answer as types. Raises msgspec.ValidationError if it is none."""
-    return msgspec.convert(document, Status)
+    """The answer as types. Raises StateError if it is none."""
+    try:
+        return msgspec.convert(document, Status)
+    except msgspec.ValidationError as error:
+        raise StateError(f"this is no status of agentd: {error}") from None
 
 
 @click.command()
@@ -119,13 +121,15 @@ def _head(status: Status) -> list[str]:
     free = f"{format_size(spool.disk_free_bytes)} free on disk" + (paint("  FULL", "red") if spool.full else "")
     causes = _causes(intake.refused)
     refused = f"{sum(intake.refused.values())} refused" + (f" ({causes})" if causes else "")
+    lost = _causes(intake.lost_before_intake)
     window = f"window {format_size(memory.window_bytes)} of {format_size(memory.budget_bytes)}"
     return [
         f"agentd {status.agentd}  {_state(status.state)}  pid {status.pid}  up {format_duration(status.uptime_s)}",
         f"  socket  {status.socket}",
         f"  config  {status.config or 'none; from the environment'}",
         f"  spool   {spool.directory}  {stored}, {free}",
-        f"  intake  {intake.connections} connections, {intake.accepted} accepted, {refused}",
+        f"  intake  {intake.connections} connections, {intake.accepted} accepted, {refused}"
+        + (f", lost before intake: {lost}" if lost else ""),
         f"  memory  {format_size(memory.rss_bytes)}, {window}",
     ]
 
@@ -159,12 +163,13 @@ def _causes(counts: dict[str, int]) -> str:
 
 
 def _balance(status: Status) -> str:
-    """What the daemon says of its books, checked against its own figures."""
-    wrong = [
-        name for name, there in status.destinations.items() if there.accounted != there.admitted or not there.balanced
-    ]
+    """What the daemon says of its books, added up again. What is on its way to the disk is admitted and not yet queued."""
+    books = {name: there.admitted - there.accounted for name, there in status.destinations.items()}
+    wrong = [name for name, there in status.destinations.items() if not there.balanced or books[name] < 0]
     if status.balanced and not wrong:
-        return paint("books balance", "green") + ": admitted = delivered + queued + dead + purged + shed + quarantined"
+        writing = f" + {sum(books.values())} being written" if any(books.values()) else ""
+        words = "admitted = delivered + queued + dead + purged + shed + quarantined"
+        return paint("books balance", "green") + f": {words}{writing}"
     return paint("books do NOT balance", "red") + (f": {', '.join(wrong)}" if wrong else "")
 
 

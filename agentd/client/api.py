@@ -66,6 +66,17 @@ def _id_of(decision: object) -> object:
     return decision.decision_id if isinstance(decision, Decision) else decision
 
 
+def _finder(socket: str | None) -> Callable[[], str]:
+    """How to find the socket, without a reference to the client: the thread must not keep a forgotten client alive."""
+
+    def find() -> str:
+        from agentd.client.find import find_socket
+
+        return find_socket(os.environ, socket)
+
+    return find
+
+
 class BaseClient(Events):
     """All that never waits: shared by `Client` and `AsyncClient`."""
 
@@ -89,7 +100,7 @@ class BaseClient(Events):
             raise ValueError(f"expected bounds of at least 1, and max_record_bytes of at least {_MIN_RECORD_BYTES}")
         env = os.environ
         self._why_disabled = why_disabled(env, disabled=disabled)
-        self._socket = socket
+        self._find = _finder(socket)
         self._exit_timeout = exit_timeout
         self._channel: Channel | None = None
         if not self._why_disabled:
@@ -106,11 +117,6 @@ class BaseClient(Events):
         except BaseException:
             channel.close(0.0)
             raise
-
-    def _find(self) -> str:
-        from agentd.client.find import find_socket
-
-        return find_socket(os.environ, self._socket)
 
     def __del__(self) -> None:
         """A client that nobody holds any more sends what it has and ends its thread."""

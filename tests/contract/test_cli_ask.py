@@ -294,11 +294,13 @@ def test_emit_sends_one_record_and_prints_the_answer(fake):
     assert json.loads(body) == {"kind": "event", "run_id": "7", "type": "step", "payload": {"rows": 42}}
 
 
+@pytest.mark.parametrize("enveloped", [True, False])
 @pytest.mark.parametrize("status", [422, 503])
-def test_emit_that_is_refused(fake, status):
+def test_emit_that_is_refused(fake, status, enveloped):
     """A refusal is the daemon's sentence on standard error, and exit 1; with --json the answer is printed too."""
     refused = {"accepted": 0, "rejected": [{"index": 0, "error": "$.level: expected one of debug, info, warn, error"}]}
-    fake.answers["POST", "/v1/records"] = status, refused
+    envelope = {"error": {"code": "refused", "message": "none of 1 records was taken"}} if enveloped else {}
+    fake.answers["POST", "/v1/records"] = status, envelope | refused
     result = _agentd(fake, "emit", "event", "run_id=7", "type=step", "level=loud")
     assert (result.exit_code, result.output) == (1, "agentd: $.level: expected one of debug, info, warn, error\n")
     result = _agentd(fake, "emit", "event", "run_id=7", "type=step", "level=loud", "--json")
@@ -316,6 +318,16 @@ def test_emit_from_standard_input(fake):
     assert result.exit_code == 1
     assert "accepted 1" in result.stdout
     assert "agentd: line 3: $.type: required in event" in result.output
+
+
+def test_emit_from_standard_input_says_how_far_it_came(fake):
+    """When the daemon refuses the message as a whole, the line from which on nothing was taken is named."""
+    fake.answers["POST", "/v1/records"] = 413, {"error": {"code": "too_large", "message": "the body is too large"}}
+    result = _agentd(fake, "emit", "-", input=b'{"kind":"heartbeat"}\n')
+    assert (result.exit_code, result.output) == (
+        1,
+        "agentd: from line 1 on: the body is too large (0 accepted before)\n",
+    )
 
 
 def test_emit_from_standard_input_takes_no_pairs(fake):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agentd.cli import terminal
 from agentd.cli.status import read_status, screen
+from agentd.errors import StateError
 
 LEAST = {"agentd": "0.1.0", "pid": 1, "state": "running"}
 
@@ -19,9 +22,32 @@ def test_books_that_balance():
 
 
 def test_books_are_added_up_here_too():
-    """If the figures do not add up, the screen says so, whatever the daemon thinks of them."""
-    lines = screen(_status(admitted=10, delivered=6, balanced=True))
+    """More ends than beginnings can't be, whatever the daemon thinks of its books."""
+    lines = screen(_status(admitted=10, delivered=11, balanced=True))
     assert lines[-1] == "books do NOT balance: agentos"
+
+
+def test_records_on_their_way_to_the_disk_are_no_fault():
+    """A record is admitted a moment before it is queued: that moment is named, not reported as a loss."""
+    assert screen(_status(admitted=10, delivered=6))[-1].endswith("quarantined + 4 being written")
+
+
+def test_an_answer_that_is_no_status():
+    """Something else that answers is an error with a sentence, not a traceback."""
+    with pytest.raises(StateError, match="no status of agentd"):
+        read_status({"hello": 1})
+
+
+def test_a_destination_that_was_taken_out_of_the_configuration():
+    """Its queue is kept, and shown without platform and address."""
+    there = {"platform": None, "base_url": None, "state": "removed", "admitted": 1, "queued": 1}
+    assert any(line.startswith("old ") for line in screen(read_status(LEAST | {"destinations": {"old": there}})))
+
+
+def test_what_clients_lost_is_shown():
+    """Losses that clients have reported stand beside what was accepted."""
+    status = read_status(LEAST | {"intake": {"accepted": 1, "lost_before_intake": {"buffer_full": 2}}})
+    assert "lost before intake: buffer_full 2" in screen(status)[4]
 
 
 def test_books_that_the_daemon_doubts():
