@@ -58,8 +58,7 @@ def serve(loaded: Loaded, env: Mapping[str, str] = os.environ) -> int:
     """Run the daemon until a signal. Returns the exit status. Raises ConfigError, StateError."""
     set_up(loaded.config.log.level, loaded.config.log.format)
     os.umask(0o077)
-    asyncio.run(Daemon(loaded, env).run())
-    return 0
+    return asyncio.run(Daemon(loaded, env).run())
 
 
 class Target:
@@ -158,14 +157,15 @@ class Daemon:
         self.targets = targets_of(self.config, env)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._failed = False
 
-    async def run(self) -> None:
-        """From start to end."""
+    async def run(self) -> int:
+        """From start to end. Returns the exit status: 1 if a part of the daemon died, 0 otherwise."""
         with _signals(self._on_signal):
             async with contextlib.AsyncExitStack() as stack:
                 spool = await self._open_spool()
                 stack.push_async_callback(spool.close)
-                spool.start()
+                self._watch(spool.start())
                 http = await stack.enter_async_context(Http())
                 couriers = self._couriers(spool, http)
                 sink = await self._sink(spool)
@@ -179,8 +179,7 @@ class Daemon:
                 server.append(Server(self.config, sink, build_app(sink, control, self.config)))
                 await server[0].start()
                 stack.push_async_callback(server[0].aclose)
-                await stack.enter_async_context(_running(couriers))
-                stack.enter_context(_task(self._housekeeping(spool), "housekeeping"))
+                await stack.enter_async_context(self._running(couriers, spool))
                 log.info(
                     "agentd %s takes records at %s", __version__, self.config.listen.socket, extra={"action": "started"}
                 )
@@ -190,6 +189,32 @@ class Daemon:
                 await server[0].aclose()
                 await self._drain(spool, couriers)
         log.info("stopped", extra={"action": "stopped"})
+        return int(self._failed)
+
+    def _watch(self, task: asyncio.Task[None]) -> None:
+        """If a part dies the daemon ends, with a status that has the service manager start it again: half of it is no daemon."""
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("%s died: %r", task.get_name(), error, exc_info=error, extra={"action": "died"})
+            self._failed = True
+            self._hurry.set()
+            self._stop.set()
+
+    @contextlib.asynccontextmanager
+    async def _running(self, couriers: dict[str, Courier], spool: Spool) -> AsyncIterator[None]:
+        """The couriers and the housekeeping, until the block ends."""
+        tasks = [asyncio.create_task(courier.run(), name=f"courier {name}") for name, courier in couriers.items()]
+        tasks.append(asyncio.create_task(self._housekeeping(spool), name="housekeeping"))
+        for task in tasks:
+            self._watch(task)
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
@@ -284,27 +309,6 @@ class Daemon:
         if left:
             rest = ", ".join(f"{count} for {name}" for name, count in left.items())
             log.warning("%s stay on disk for the next start", rest, extra={"action": "left"})
-
-
-@contextlib.asynccontextmanager
-async def _running(couriers: dict[str, Courier]) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(courier.run(), name=f"courier {name}") for name, courier in couriers.items()]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@contextlib.contextmanager
-def _task(coroutine: object, name: str) -> Iterator[None]:
-    task = asyncio.ensure_future(coroutine)  # type: ignore[call-overload]  # a coroutine
-    task.set_name(name)
-    try:
-        yield
-    finally:
-        task.cancel()
 
 
 @contextlib.contextmanager

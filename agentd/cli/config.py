@@ -21,8 +21,10 @@ _SIZES = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 _DURATIONS = (("d", 86400.0), ("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 1e-3))
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _COMMENT_COLUMN = 48
-
 Key = tuple[str, ...]
+
+# Places that agentd shares with its clients and with systemd, and that are no AGENTD_<SECTION>__<KEY>
+_PLACES: dict[Key, str] = {("listen", "socket"): "AGENTD_SOCKET", ("spool", "directory"): "STATE_DIRECTORY"}
 
 
 @click.command()
@@ -56,6 +58,7 @@ class _Origins:
     def __init__(self, loaded: Loaded, env: Mapping[str, str]) -> None:
         self._file = dict(_leaves(tomllib.loads(Path(loaded.path).read_text()))) if loaded.path else {}
         self._path = loaded.path
+        self._env = env
         self._variables = {_key_of(name): name for name in env if name.startswith("AGENTD_") and "__" in name}
         self._made = {name for name in loaded.config.destinations if not self._mentions(("destinations", name))}
 
@@ -68,6 +71,8 @@ class _Origins:
             return f"file: {self._path}"
         if key[0] == "destinations" and key[1] in self._made and not is_default:
             return "environment: the platform's own variables"
+        if self._env.get(_PLACES.get(key, "")):
+            return f"environment: {_PLACES[key]}"
         return "default" if is_default else "default for this user"
 
     def _mentions(self, key: Key) -> bool:

@@ -125,7 +125,7 @@ def _once(sandbox: Sandbox, there: DestinationStatus) -> Check:
     counted = state.faces["agentos"]["details"]
     again = state.duplicates + counted["duplicate_tasks"] + counted["second_terminals"]
     if not again and not state.keys["conflicting"]:
-        return Check(ok=True, what=f"none was stored twice ({there.retries} tries were repeated)")
+        return Check(ok=True, what=f"none was stored twice ({there.retries} requests were tried again)")
     recognisable = state.keys["repeated"] > 0 and not state.keys["conflicting"]
     return Check(recognisable, f"{again} came again after a lost answer, with the same key and the same bytes")
 

@@ -66,12 +66,9 @@ class Lanes:
         self._make_ready(lane)
         return blocked
 
-    def _make_ready(self, lane: Lane, *, first: bool = False) -> None:
+    def _make_ready(self, lane: Lane) -> None:
         lane.ready = True
-        if first:
-            self._ready = {lane.key: None, **self._ready}
-        else:
-            self._ready[lane.key] = None
+        self._ready[lane.key] = None
 
     def expire(self, now: float) -> list[str]:
         """Lanes whose time has come are ready again. Returns those that were blocked."""
@@ -96,10 +93,6 @@ class Lanes:
         lane = self._lanes[key]
         lane.ready = False
         return lane
-
-    def put_back(self, lane: Lane) -> None:
-        """It could not be sent after all: first in line again."""
-        self._make_ready(lane, first=True)
 
     def begin(self, lane: Lane) -> None:
         """A request of this lane is under way."""

@@ -142,8 +142,11 @@ def _run_of(item: Item) -> str:
 
 def _start(record: RunStart, item: Item, context: Context) -> _Start:
     parent = record.parent_run_id
+    agent = context.agent(item.agent)
+    if not agent:
+        raise Unencodable("run.start names no agent_id and the destination has none")
     return _Start(
-        agent_id=context.agent(item.agent),
+        agent_id=agent,
         trigger_type=record.trigger_type or "sdk",
         input=_object(record.input),
         external_run_id=record.external_run_id or record.run_id,

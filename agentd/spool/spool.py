@@ -104,9 +104,10 @@ class Spool:
 
     # -- life --------------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin to commit. Call on the event loop, once."""
+    def start(self) -> asyncio.Task[None]:
+        """Begin to commit. Call on the event loop, once; if the task dies, nothing is stored any more."""
         self._task = asyncio.create_task(self._commit_loop(), name="spool commits")
+        return self._task
 
     async def close(self) -> None:
         """Commit what is left, then close the store and give the folder back."""

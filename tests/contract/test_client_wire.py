@@ -268,7 +268,11 @@ def test_a_full_spool_keeps_what_matters_and_its_order(daemon, client):
         for record in envelope["records"]:
             last[json.dumps(record)] = envelope["seq"], envelope["records"].index(record)
     order = [json.loads(text) for text, _ in sorted(last.items(), key=lambda item: item[1])]
-    kept = [record.get("payload", record["kind"]) for record in order if record.get("level", "warn") not in ("debug", "info")]
+    kept = [
+        record.get("payload", record["kind"])
+        for record in order
+        if record.get("level", "warn") not in ("debug", "info")
+    ]
     assert [item for item in kept if item not in (1, 2)] == ["run.start", 3, 4, {"records": 2}, "run.complete"]
     stats = balanced(client)
     assert (stats.accepted, stats.lost_by) == (5, {"spool_full:event": 2})
@@ -369,7 +373,9 @@ def test_an_older_daemon_gets_only_what_it_knows(daemon, client):
     assert client.dropped.by_cause == {"unsupported": 1}
 
 
-@pytest.mark.parametrize("answer", [{"error": "too many connections"}, CLOSE, {"hello": 1, "kinds": 5, "max_frame_bytes": "x"}])
+@pytest.mark.parametrize(
+    "answer", [{"error": "too many connections"}, CLOSE, {"hello": 1, "kinds": 5, "max_frame_bytes": "x"}]
+)
 def test_a_strange_hello_is_survived(daemon, client, answer):
     """A refused hello is tried again later, and a hello that says nonsense limits nothing."""
     good = daemon.hello
@@ -411,7 +417,11 @@ def test_log_decision_waits_for_the_disk(daemon, client):
     """With `wait` it returns once the decision is on disk, or raises NotStored with the reason."""
     decision = client.log_decision("x", wait=5.0)
     assert daemon.records[0]["decision_id"] == decision.decision_id
-    daemon.script = lambda envelope: {"seq": envelope["seq"], "accepted": 0, "rejected": [{"index": 0, "error": "$.x: no"}]}
+    daemon.script = lambda envelope: {
+        "seq": envelope["seq"],
+        "accepted": 0,
+        "rejected": [{"index": 0, "error": "$.x: no"}],
+    }
     with pytest.raises(NotStored, match=re.escape("refused: $.x: no")):
         client.log_decision("y", wait=5.0)
     daemon.script = lambda envelope: SILENT
@@ -452,7 +462,10 @@ def test_flush_until_delivered_asks_the_daemon(daemon, client):
     client.heartbeat()
     assert client.flush(until="delivered")
     assert re.fullmatch(r"POST /v1/flush\?until=delivered&timeout=[45]\.\d+ HTTP/1\.1", daemon.requests[0])
-    daemon.flush_answer = (200, {"flushed": False, "left": {"agentos": 5}, "waited_s": 1, "reason": "agentos is paused"})
+    daemon.flush_answer = (
+        200,
+        {"flushed": False, "left": {"agentos": 5}, "waited_s": 1, "reason": "agentos is paused"},
+    )
     result = client.flush(timeout=1, until="delivered")
     assert (result.ok, result.left, result.reason) == (False, {"agentos": 5}, "agentos is paused")
     daemon.flush_answer = (403, {"error": {"code": "forbidden", "message": "flush needs an admin uid"}})
@@ -703,10 +716,16 @@ def test_children_of_multiprocessing_send_what_they_have(daemon, path, tmp_path,
     """multiprocessing ends its children without atexit; their records are stored all the same."""
     script = tmp_path / "script.py"
     script.write_text(MULTI.format(method=method))
-    done = run_child(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')", path) if method == "fork" else None
+    done = (
+        run_child(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')", path)
+        if method == "fork"
+        else None
+    )
     if done is None:
         env = {**os.environ, "AGENTD_SOCKET": str(path)}
-        done = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            [sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=30, check=False
+        )
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(numbers(daemon.records)) == [0, 1]
     assert len({hello["stream"] for hello in daemon.hellos}) == 3
@@ -766,7 +785,8 @@ def test_the_folder_in_tmp_has_to_be_ours():
         with pytest.raises(NoDaemon, match="mode 0700"):
             find_socket({}, place)
         Path(folder).chmod(0o700)
-        os.symlink(folder, link := f"{folder}x")
+        link = f"{folder}x"
+        Path(link).symlink_to(folder)
         with pytest.raises(NoDaemon, match="not a folder"):
             find_socket({}, f"{link}/agentd.sock")
         Path(link).unlink()

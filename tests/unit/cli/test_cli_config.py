@@ -71,6 +71,14 @@ def test_places_that_depend_on_the_user_say_so():
     assert next(line for line in lines if line.startswith("directory")).endswith("# default for this user")
 
 
+def test_places_that_the_environment_names_say_so():
+    """AGENTD_SOCKET and systemd's STATE_DIRECTORY are named where they are what counted."""
+    env = {"HOME": "/home/u", "AGENTD_SOCKET": "/s", "STATE_DIRECTORY": "/d"}
+    text = "\n".join(as_toml(config.load(None, env, 1000), env))
+    assert "# environment: AGENTD_SOCKET" in text
+    assert "# environment: STATE_DIRECTORY" in text
+
+
 def test_destinations_made_from_a_platforms_variables_say_so():
     """Without a file, AGENTOS_API_KEY makes a destination; the listing tells."""
     env = {"AGENTOS_API_KEY": "very-secret", "HOME": "/home/u"}
