@@ -141,7 +141,7 @@ class DaemonControl:
             "reason": reason,
             "retry_in_s": None if retry_in_s is None else round(retry_in_s, 3),
             "admitted": books.total(name, "admitted"),
-            "queued": queue.live,
+            "queued": queue.live + self._spool.committing(name),
             **{s.value: books.total(name, s.value) for s in State if s is not State.QUEUED},
             "queued_bytes": queue.stored_bytes,
             "max_bytes": self._spool.limits.quotas.get(name, 0),

@@ -50,6 +50,5 @@ def _lines(letters: list[dict[str, Any]]) -> list[str]:
 
 
 def _reason(letter: dict[str, Any]) -> str:
-    status = f"{letter['status']} " if letter.get("status") else ""
     tries = letter.get("tries", 1)
-    return f"{status}{letter.get('reason') or ''} (after {tries} {'try' if tries == 1 else 'tries'})".strip()
+    return f"{letter.get('reason') or ''} (after {tries} {'try' if tries == 1 else 'tries'})".strip()

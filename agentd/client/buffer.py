@@ -16,6 +16,9 @@ from typing import Final, NamedTuple, Self
 
 from msgspec import Struct
 
+Data = (
+    bytes | tuple[object, ...]
+)  # a record's bytes, or the parts that its sender makes them of; never looked into here
 DEBUG, INFO, KEEP = range(3)
 LEVEL_CLASS = {"debug": DEBUG, "info": INFO}  # any other level is KEEP
 MAX_RUNS_COUNTED = 1000  # runs whose losses are told apart; more would be a second unbounded memory
@@ -44,14 +47,15 @@ class Entry(NamedTuple):
     rank: int
     kind: str
     run_id: str
-    data: bytes
+    data: Data
+    size: int
     ticket: Ticket | None
 
 
 # What a queue holds: an Entry's fields in a plain tuple, which is made four times as fast, and that in the agent's own time
-_Row = tuple[int, int, str, str, bytes, Ticket | None]
+_Row = tuple[int, int, str, str, Data, int, Ticket | None]
 _Queue = deque[_Row]
-_DATA: Final = 4  # where an Entry has its bytes
+_SIZE: Final = 5  # where an Entry has its size
 
 
 class Stats(Struct, frozen=True):
@@ -112,11 +116,10 @@ class Buffer:
     def buffered(self) -> int:
         return self.queued + self.under_way
 
-    def put(self, kind: str, rank: int, run_id: str, data: bytes, ticket: Ticket | None = None) -> None:
-        """Take a new record, at the cost of older or lesser ones where there is no room."""
+    def put(self, kind: str, rank: int, run_id: str, data: Data, size: int, ticket: Ticket | None = None) -> None:
+        """Take a new record of at most `size` bytes, at the cost of older or lesser ones where there is no room."""
         self.emitted += 1
-        entry = (self.emitted, rank, kind, run_id, data, ticket)
-        size = len(data)
+        entry = (self.emitted, rank, kind, run_id, data, size, ticket)
         if (
             self.queued + self.under_way >= self.max_records
             or self.bytes_queued + self.bytes_under_way + size > self.max_bytes
@@ -130,7 +133,7 @@ class Buffer:
     def never(self, kind: str, run_id: str, cause: str, reason: str = "", ticket: Ticket | None = None) -> None:
         """Count a record that can't even be queued: no run, closed, not encodable."""
         self.emitted += 1
-        self._lose(Entry(self.emitted, KEEP, kind, run_id, b"", ticket), cause, reason)
+        self._lose(Entry(self.emitted, KEEP, kind, run_id, b"", 0, ticket), cause, reason)
 
     def _make_room(self, rank: int, size: int) -> bool:
         if self.under_way >= self.max_records or self.bytes_under_way + size > self.max_bytes:
@@ -145,7 +148,7 @@ class Buffer:
     def _pop(self, queue: _Queue) -> Entry:
         entry = Entry(*queue.popleft())
         self.queued -= 1
-        self.bytes_queued -= len(entry.data)
+        self.bytes_queued -= entry.size
         return entry
 
     def take(self, max_records: int, max_bytes: int) -> list[Entry]:
@@ -157,7 +160,7 @@ class Buffer:
             if not heads:
                 break
             queue = heads[0] if len(heads) == 1 else min(heads, key=_first_number)
-            size = len(queue[0][_DATA])
+            size = queue[0][_SIZE]
             if size > room and taken:
                 break
             room -= size
@@ -173,7 +176,7 @@ class Buffer:
             self._landed(entry)
             self._queues[entry.rank].appendleft(entry)
             self.queued += 1
-            self.bytes_queued += len(entry.data)
+            self.bytes_queued += entry.size
 
     def accept(self, entry: Entry) -> None:
         """The daemon has it on disk."""
@@ -203,7 +206,7 @@ class Buffer:
 
     def _landed(self, entry: Entry) -> None:
         self.under_way -= 1
-        self.bytes_under_way -= len(entry.data)
+        self.bytes_under_way -= entry.size
 
     def _lose(self, entry: Entry, cause: str, reason: str = "") -> None:
         self.lost[cause, entry.kind] += 1

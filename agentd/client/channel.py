@@ -20,10 +20,10 @@ from threading import Event, RLock, Thread
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
-from agentd.client.buffer import Buffer, Dropped, Stats, Ticket
+from agentd.client.buffer import Buffer, Data, Dropped, Stats, Ticket
 from agentd.client.find import NoDaemon
 from agentd.client.link import Link
-from agentd.client.outbox import Outbox
+from agentd.client.outbox import Envelope, Outbox
 
 CLIENT_NAME = "python/0.1.0"
 _RESTART_S = 1.0  # a thread that failed is not started again before
@@ -67,7 +67,7 @@ class Channel:
         """A fresh stream: at the beginning and in every forked child."""
         self._lock = RLock()  # reentrant: a signal handler or a finalizer may emit in the middle of an emit
         self._busy = False
-        self._late: deque[tuple[str, int, str, bytes, Ticket | None]] = deque()
+        self._late: deque[tuple[str, int, str, Data, int, Ticket | None]] = deque()
         self._buffer = Buffer(self._options.max_records, self._options.max_bytes)
         self._outbox = Outbox(self._buffer, str(uuid4()), CLIENT_NAME)
         self._link: Link | None = None
@@ -85,18 +85,18 @@ class Channel:
 
     # --- the agent's side -------------------------------------------------------------------------------------------
 
-    def send(self, kind: str, rank: int, run_id: str, data: bytes, ticket: Ticket | None = None) -> None:
-        """Hand a record over. Never waits for the daemon."""
+    def send(self, kind: str, rank: int, run_id: str, data: Data, size: int, ticket: Ticket | None = None) -> None:
+        """Hand a record of at most `size` bytes over. Never waits for the daemon."""
         with self._lock:
             if self._busy:
-                self._late.append((kind, rank, run_id, data, ticket))
+                self._late.append((kind, rank, run_id, data, size, ticket))
                 return
             self._busy = True
             try:
                 if self._closed:
                     self._buffer.never(kind, run_id, "closed", "the client was closed before", ticket)
                 else:
-                    self._buffer.put(kind, rank, run_id, data, ticket)
+                    self._buffer.put(kind, rank, run_id, data, size, ticket)
             finally:
                 self._busy = False
             if self._late:
@@ -293,10 +293,10 @@ class Channel:
     def hello(self) -> bytes:
         return self._guarded(self._outbox.hello)
 
-    def next_frame(self) -> bytes | None:
-        return self._guarded(self._outbox.next_frame)
+    def next_envelope(self) -> Envelope | None:
+        return self._guarded(self._outbox.next_envelope)
 
-    def on_hello(self, answer: dict[str, Any]) -> list[bytes]:
+    def on_hello(self, answer: dict[str, Any]) -> list[Envelope]:
         self._outbox.on_hello(answer)
         self._buffer.full_cause = "buffer_full"
         self._reason = ""

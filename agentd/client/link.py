@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from agentd.client.outbox import ENVELOPE_RECORDS, Frames
+from agentd.client.outbox import ENVELOPE_RECORDS, Envelope, Frames
 from agentd.errors import WireError
 
 GATHER_S = 0.010
@@ -34,8 +34,8 @@ class Desk(Protocol):
     def queued(self) -> int: ...
     def full(self) -> bool: ...
     def hello(self) -> bytes: ...
-    def next_frame(self) -> bytes | None: ...
-    def on_hello(self, answer: dict[str, Any]) -> list[bytes]: ...
+    def next_envelope(self) -> Envelope | None: ...
+    def on_hello(self, answer: dict[str, Any]) -> list[Envelope]: ...
     def on_answer(self, answer: dict[str, Any]) -> str | None: ...
     def on_unreachable(self, reason: str) -> None: ...
     def on_crash(self, error: Exception) -> None: ...
@@ -132,10 +132,10 @@ class Link:
         self._gather_until = None
         sent = False
         while len(self._out) < _OUT_BYTES:
-            message = desk.next_frame()
-            if message is None:
+            envelope = desk.next_envelope()
+            if envelope is None:
                 break
-            self._out += message
+            self._out += envelope.frame()  # put together outside the lock
             sent = True
         self._write()
         return 0.0 if sent else None  # an answer, room in the socket or a wake-up is what can help now
@@ -223,7 +223,8 @@ class Link:
             if "hello" not in message:
                 raise WireError(f"the daemon refused the hello: {message.get('error')}")
             self._ready = True
-            self._out += b"".join(self._desk.on_hello(message))
+            for envelope in self._desk.on_hello(message):
+                self._out += envelope.frame()
             return
         against = self._desk.on_answer(message)
         if against is not None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from agentd.client.buffer import KEEP, Buffer, Entry
+from agentd.client.lines import render
 from agentd.wire import HEADER_BYTES, MAX_FRAME_BYTES, MAX_UNANSWERED, frame, frame_length
 
 ENVELOPE_RECORDS = 100
@@ -30,7 +31,7 @@ class Envelope(NamedTuple):
     entries: list[Entry]
 
     def frame(self) -> bytes:
-        records = b",".join([entry.data for entry in self.entries])
+        records = b",".join([render(entry.data) for entry in self.entries])
         return frame(b'{"seq":%d,"records":[%b]}' % (self.seq, records))
 
 
@@ -72,11 +73,11 @@ class Outbox:
         limit = answer.get("max_frame_bytes")
         self._max_frame = limit if isinstance(limit, int) and limit > 0 else MAX_FRAME_BYTES
 
-    def repeats(self) -> list[bytes]:
+    def repeats(self) -> list[Envelope]:
         """The unanswered envelopes, oldest first, as they were."""
-        return [self._unanswered[seq].frame() for seq in sorted(self._unanswered)]
+        return [self._unanswered[seq] for seq in sorted(self._unanswered)]
 
-    def next_frame(self) -> bytes | None:
+    def next_envelope(self) -> Envelope | None:
         """The next envelope, or None: nothing waits, too much is unanswered, or the daemon has to make room first."""
         window = 1 if self.spool_full else MAX_UNANSWERED
         if self._held or len(self._unanswered) >= window:
@@ -90,7 +91,7 @@ class Outbox:
         self._seq += 1
         envelope = Envelope(self._seq, entries)
         self._unanswered[self._seq] = envelope
-        return envelope.frame()
+        return envelope
 
     def _take(self) -> list[Entry]:
         """As much as an envelope may hold. Half of the buffer at most is under way: the other half is for what comes."""
@@ -107,8 +108,8 @@ class Outbox:
         if self._kinds is not None and entry.kind not in self._kinds:
             self._buffer.lose(entry, "unsupported", f"this agentd is older and knows no {entry.kind} records")
             return False
-        if len(entry.data) + _ENVELOPE_ROOM > self._max_frame:
-            self._buffer.lose(entry, "too_large", f"a record of {len(entry.data)} bytes is above max_frame_bytes")
+        if entry.size + _ENVELOPE_ROOM > self._max_frame:
+            self._buffer.lose(entry, "too_large", f"a record of {entry.size} bytes is above max_frame_bytes")
             return False
         return True
 

@@ -20,13 +20,14 @@ import msgspec
 from agentd.client import mode
 from agentd.client.buffer import KEEP, LEVEL_CLASS
 from agentd.client.encode import encode, plain, safe_str, type_name
-from agentd.client.lines import MAX_ID, cut_text, event_line, head, level_of, now, usage_of
+from agentd.client.lines import MAX_ID, cut_text, event_line, head, late_event, level_of, now, usage_of
 from agentd.client.sender import Sender
 
 _run: ContextVar[Run | None] = ContextVar("agentd_run", default=None)
 _span: ContextVar[Span | None] = ContextVar("agentd_span", default=None)
 _CANCELLED = ("CancelledError", "Cancelled")  # asyncio's and trio's, recognised without importing either
 _MS = 1000
+_LEVELS = frozenset({"debug", "info", "warn", "error"})
 
 
 def current_run() -> Run | None:
@@ -129,10 +130,13 @@ class Run(Events):
         if sender.channel is None and mode.tap is None:
             return
         try:
+            if occurred_at is None and mode.tap is None and level in _LEVELS:
+                late, size = late_event(self._head, type, level, payload)
+                if size <= sender.max_record_bytes and sender.channel is not None:
+                    sender.channel.send("event", LEVEL_CLASS.get(level, KEEP), self.run_id, late, size)
+                    return
+            level = level_of(level)
             rank = LEVEL_CLASS.get(level, KEEP)
-            if rank == KEEP:
-                level = level_of(level)
-                rank = LEVEL_CLASS.get(level, KEEP)
             sender.out("event", rank, self.run_id, event_line(self._head, type, level, payload, occurred_at))
         except Exception as error:  # noqa: BLE001 - telemetry never raises
             sender.unmade("event", self.run_id, error)

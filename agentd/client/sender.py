@@ -54,7 +54,7 @@ class Sender:
         if mode.tap is not None:
             mode.tap(data)
         if self.channel is not None:
-            self.channel.send(kind, rank, run_id, data, ticket)
+            self.channel.send(kind, rank, run_id, data, len(data), ticket)
 
     def unmade(self, kind: str, run_id: str, error: Exception, ticket: Ticket | None = None) -> None:
         """Count a record that could not be made."""

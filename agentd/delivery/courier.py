@@ -13,6 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 
 from msgspec import Struct
 
@@ -233,7 +234,8 @@ class Courier:
             await self._outbox.settle(seal, [], ())  # all of it ended otherwise
             return
         try:
-            entries = self._resolve(entries, seal)
+            if seal is None:  # what a sealed batch needed was settled before it was sealed
+                entries = self._resolve(entries)
             request = self._encode(entries, seal)
         except _Wait as wait:
             self._hold(lane, wait.hold, wait.wait_s, wait.reason)
@@ -246,12 +248,12 @@ class Courier:
             await self._outbox.seal(seal)
         await self._send(lane, seal, entries, request)
 
-    def _resolve(self, entries: list[Entry], seal: Seal | None) -> list[Entry]:
+    def _resolve(self, entries: list[Entry]) -> list[Entry]:
         """The batch, or what has to go before it: the record that introduces an id it needs. Raises _Wait, Unencodable."""
         for needed in self.platform.references(entries[0]):
             introducer = self._missing(needed, entries[0])
             if introducer is not None:
-                if seal is not None or introducer.lane != entries[0].lane:
+                if introducer.lane != entries[0].lane:
                     raise _Wait(Hold.REFERENCE, 1.0, f"waits for {needed.kind} {needed.local_id}")
                 return [introducer]
         return entries
@@ -290,11 +292,21 @@ class Courier:
 
     def _encode(self, entries: Sequence[Entry], seal: Seal | None) -> Request:
         call = self._call(entries[0].kind)
-        request = self.platform.encode(call, entries, self._context())
         if seal is None:
-            return request
+            return self.platform.encode(call, entries, self._context())
         if seal.body is not None:
+            request = self.platform.encode(call, entries, self._context())
             return Request(request.path, seal.body, request.headers, request.method)
+        return self._encode_as_sealed(call, entries, seal)
+
+    def _encode_as_sealed(self, call: Call, entries: Sequence[Entry], seal: Seal) -> Request:
+        """The same bytes as at the first try, when an id may have been taken for the platform's own that is known by now."""
+        own = Context(self.settings.agent_of, lambda _kind, local_id: local_id, self.settings.inject_id)
+        if self._has_changed_ids(entries):
+            request = self.platform.encode(call, entries, own)
+            if hashlib.sha256(request.body).digest() == seal.sha256:
+                return request
+        request = self.platform.encode(call, entries, self._context())
         if hashlib.sha256(request.body).digest() != seal.sha256:
             log.error(
                 "%s: batch %s encodes to other bytes than it was sealed with",
@@ -304,13 +316,19 @@ class Courier:
             )
         return request
 
+    def _has_changed_ids(self, entries: Sequence[Entry]) -> bool:
+        """Whether the platform has other names, or none, for what the batch refers to."""
+        return any(
+            self._platform_id(needed.kind, needed.local_id) != needed.local_id
+            for needed in self.platform.references(entries[0])
+        )
+
     def _new_seal(self, entries: Sequence[Entry], request: Request) -> Seal:
         call = self._call(entries[0].kind)
         first, last = entries[0].number, entries[-1].number
         taken = {entry.number for entry in entries}
-        between = [
-            e.number for e in self._outbox.peek(entries[0].lane) if first <= e.number <= last and e.number not in taken
-        ]
+        before = takewhile(lambda e: e.number <= last, self._outbox.peek(entries[0].lane))
+        between = [e.number for e in before if e.number >= first and e.number not in taken]
         return Seal(
             seq=0,
             destination=self.settings.name,
@@ -327,6 +345,10 @@ class Courier:
         )
 
     async def _send(self, lane: Lane, seal: Seal, entries: list[Entry], request: Request) -> None:
+        if seal.tried and not self._call(entries[0].kind).repeat:
+            reason = "an earlier try may have been taken, and this call must not be repeated"
+            await self._bury(lane, seal, entries, _death(Cause.OUTCOME_UNKNOWN, reason, lane, seal, None))
+            return
         headers = self.platform.headers(self.settings.api_key, seal.key)
         maybe_taken = seal.tried
         seal.tried = True
@@ -335,8 +357,8 @@ class Courier:
         spent = self._clock() - begun
         attempt = Attempt(self._now_us() / 1e6, maybe_taken)
         verdict = self.platform.classify(self._call(entries[0].kind), entries, answer, attempt)
-        if isinstance(answer, Lost) and not answer.sent:
-            seal.tried = maybe_taken
+        if isinstance(verdict, Pause) or (isinstance(verdict, Retry) and verdict.scope is Scope.DESTINATION):
+            seal.tried = maybe_taken  # not taken for certain: no connection, refused key, rate limit
         self.counts.requests += 1
         self.counts.latency_s += spent
         self._observe(type(verdict).__name__.lower(), spent, len(entries))
@@ -369,6 +391,7 @@ class Courier:
         self.counts.records += len(entries)
         if self.circuit.delivered():
             log.info("%s: delivers again", self.settings.name, extra={"action": "resumed"})
+            self.lanes.forgive()  # what failed with everything else is no poison
             for key in self.lanes.release():
                 self._outbox.unblock(key)
         future = self._outbox.settle(seal, entries, verdict.learned)
@@ -380,13 +403,13 @@ class Courier:
 
     async def _retry(self, verdict: Retry, lane: Lane, seal: Seal, entries: list[Entry], now: float) -> None:
         self.counts.retries += 1
-        lane.failures += 1
-        lane.first_failure = lane.first_failure if lane.failures > 1 else now
-        if verdict.scope is Scope.DESTINATION:
+        if verdict.scope is Scope.DESTINATION:  # says nothing of this batch: the lane's own failures are not counted
             if self.circuit.health is Health.OK:
                 log.warning("%s: %s; waiting", self.settings.name, verdict.reason, extra={"action": "waiting"})
             self.circuit.wait(now, self._share(), verdict.reason, verdict.after_s)
             return  # the lane stays ready: the first one is the probe
+        lane.failures += 1
+        lane.first_failure = lane.first_failure if lane.failures > 1 else now
         self.circuit.lane_failed(now, self._share(), verdict.reason, verdict.after_s)
         poisoned = (
             lane.failures >= _POISON_TRIES

@@ -81,7 +81,8 @@ class Lanes:
             if lane.hold is not Hold.GATHERING:
                 unblocked.append(key)
             lane.hold = None
-            self._make_ready(lane)
+            if not lane.in_flight:  # else its request is just ending, and it is looked at then
+                self._make_ready(lane)
         return unblocked
 
     def next_ready(self) -> Lane | None:
@@ -109,6 +110,11 @@ class Lanes:
         lane.failures = 0
         lane.maybe_taken = False
         lane.reason = ""
+
+    def forgive(self) -> None:
+        """The destination is back: failures of the time before it say nothing of a lane."""
+        for lane in self._lanes.values():
+            lane.failures = 0
 
     def hold(self, lane: Lane, hold: Hold, at: float, reason: str = "") -> None:
         """Look at the lane again at `at`."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agentd import records
 from agentd.client import lines
 from agentd.client.encode import encode
-from agentd.client.lines import cut_text, event_line, head, level_of, line, shrink, usage_of
+from agentd.client.lines import cut_text, event_line, head, late_event, level_of, line, render, shrink, stamp, usage_of
 
 EAST, WEST = timezone(timedelta(hours=2)), timezone(timedelta(hours=-2))
 decode = msgspec.json.Decoder(records.Record).decode
@@ -151,3 +151,22 @@ def test_a_field_named_kind_can_not_make_another_record():
     """Free keyword arguments do not change what a record is."""
     assert json.loads(line("event", {"kind": "decision", "run_id": "r"})) == {"kind": "event", "run_id": "r"}
     assert encode({"kind": 1}) == b'{"kind":1}'
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warn", "error"])
+@given(st.text(st.characters()), st.none() | st.text(st.characters()))
+def test_an_event_put_together_later_says_the_same(level, event_type, payload):
+    """What the sending thread puts together is what would have been written at once, within the size that was announced."""
+    run_head = head("event", {"run_id": "r"})
+    late, size = late_event(run_head, event_type, level, payload)
+    data = render(late)
+    assert data == render(late) == event_line(run_head, event_type, level, payload, late[-1])
+    assert len(data) <= size
+    assert render(b"{}") == b"{}"
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.9999999, 1767225599.9999995, 1767225600.0, 1e10])
+def test_a_stamp_is_the_time_to_the_microsecond(moment):
+    """The part that is remembered for a second never belongs to another."""
+    for near in (moment, moment + 1, moment):
+        assert abs(datetime.fromisoformat(stamp(near).decode()).timestamp() - near) < 2e-6

@@ -20,11 +20,11 @@ def emit(box, count, rank=KEEP, kind="event"):
     for _ in range(count):
         number = box._buffer.emitted
         line = b'{"kind":"%b","run_id":"r","type":"t%d"}' % (kind.encode(), number)
-        box._buffer.put(kind, rank, "r", line)
+        box._buffer.put(kind, rank, "r", line, len(line))
 
 
-def sent(frame):
-    message = json.loads(frame[4:])
+def sent(envelope):
+    message = json.loads(envelope.frame()[4:])
     return message["seq"], [record["type"] for record in message["records"]]
 
 
@@ -42,45 +42,45 @@ def test_the_hello_says_who_we_are_and_what_was_lost():
 def test_an_envelope_is_what_the_daemon_decodes():
     """At most a hundred records travel together, under a seq that begins at 1 and rises by one."""
     box = outbox(150)
-    first, second = box.next_frame(), box.next_frame()
-    message = decode_message(first[4:])
+    first, second = box.next_envelope(), box.next_envelope()
+    message = decode_message(first.frame()[4:])
     assert isinstance(message, Message)
     assert message.seq == 1
     assert len(message.items) == 100
     assert sent(second)[0] == 2
     assert len(sent(second)[1]) == 50
-    assert box.next_frame() is None
+    assert box.next_envelope() is None
 
 
 def test_no_more_than_64_envelopes_are_unanswered():
     """The window is 64 envelopes; an answer opens it again."""
     box = outbox(7000, max_records=100_000, max_bytes=10**8)
-    frames = [box.next_frame() for _ in range(65)]
+    frames = [box.next_envelope() for _ in range(65)]
     assert frames[63] is not None
     assert frames[64] is None
     box.on_answer({"seq": 1, "accepted": 100})
-    assert sent(box.next_frame())[0] == 65
+    assert sent(box.next_envelope())[0] == 65
 
 
 def test_half_of_the_buffer_stays_free_for_what_comes():
     """What is under way can't be shed, so it never takes up the whole bound."""
     box = outbox(10, max_records=10)
-    assert len(sent(box.next_frame())[1]) == 5
-    assert box.next_frame() is None
+    assert len(sent(box.next_envelope())[1]) == 5
+    assert box.next_envelope() is None
 
 
 def test_repeats_are_the_same_bytes():
     """Whatever got no answer is repeated with the same seq and the same bytes."""
     box = outbox(250)
-    frames = [box.next_frame() for _ in range(3)]
+    frames = [box.next_envelope().frame() for _ in range(3)]
     box.on_answer({"seq": 2, "accepted": 100})
-    assert box.repeats() == [frames[0], frames[2]]
+    assert [envelope.frame() for envelope in box.repeats()] == [frames[0], frames[2]]
 
 
 def test_refusals_are_counted_by_cause_and_kind():
     """One bad record costs its neighbours nothing, and its cause is counted."""
     box = outbox(3)
-    box.next_frame()
+    box.next_envelope()
     box.on_answer({"seq": 1, "accepted": 2, "rejected": [{"index": 1, "error": "$.level: expected one of …"}]})
     stats = box._buffer.stats()
     assert (stats.accepted, stats.refused, stats.refused_by) == (2, 1, {"invalid:event": 1})
@@ -89,7 +89,7 @@ def test_refusals_are_counted_by_cause_and_kind():
 def test_an_envelope_that_is_refused_whole_is_settled():
     """An error with a seq ends the wait for that envelope."""
     box = outbox(3)
-    box.next_frame()
+    box.next_envelope()
     assert box.on_answer({"seq": 1, "error": "nested too deeply"}) is None
     assert box._buffer.stats().refused_by == {"nested too deeply:event": 3}
     assert box.unanswered == 0
@@ -98,7 +98,7 @@ def test_an_envelope_that_is_refused_whole_is_settled():
 def test_causes_are_bounded():
     """A daemon that words each refusal differently does not grow the books without end."""
     box = outbox(100)
-    box.next_frame()
+    box.next_envelope()
     rejected = [{"index": index, "error": f"word{index}"} for index in range(100)]
     box.on_answer({"seq": 1, "accepted": 0, "rejected": rejected})
     assert len(box._buffer.stats().refused_by) == 33
@@ -110,7 +110,7 @@ def test_causes_are_bounded():
 def test_answers_to_nothing_change_nothing(answer):
     """What answers no envelope of ours is let pass, and the books stay as they are."""
     box = outbox(1)
-    box.next_frame()
+    box.next_envelope()
     assert box.on_answer(answer) is None
     assert box._buffer.stats().buffered == 1
 
@@ -128,20 +128,20 @@ def full(seq, count, indexes):
 def test_a_full_spool_changes_no_order():
     """Records that must not be shed are sent again under a fresh seq, before all that is younger, one envelope at a time."""
     box = outbox(200)
-    box.next_frame()
-    box.next_frame()
+    box.next_envelope()
+    box.next_envelope()
     emit(box, 150)
     box.on_answer(full(2, 100, [0, 99]))
-    assert box.next_frame() is None, "while answers are missing nothing younger leaves"
+    assert box.next_envelope() is None, "while answers are missing nothing younger leaves"
     box.on_answer(full(1, 100, [5]))
     assert box.spool_full
-    seq, types = sent(box.next_frame())
+    seq, types = sent(box.next_envelope())
     assert seq == 3
     assert types[:4] == ["t5", "t100", "t199", "t200"]
-    assert box.next_frame() is None, "one at a time until they went through"
+    assert box.next_envelope() is None, "one at a time until they went through"
     box.on_answer({"seq": 3, "accepted": 100})
     assert not box.spool_full
-    assert sent(box.next_frame())[0] == 4
+    assert sent(box.next_envelope())[0] == 4
 
 
 def test_a_full_spool_costs_debug_and_info():
@@ -149,7 +149,7 @@ def test_a_full_spool_costs_debug_and_info():
     box = outbox(1, DEBUG)
     emit(box, 1, INFO)
     emit(box, 1, KEEP)
-    box.next_frame()
+    box.next_envelope()
     box.on_answer(full(1, 3, [0, 1, 2]))
     stats = box._buffer.stats()
     assert (stats.lost_by, stats.buffered, stats.refused) == ({"spool_full:event": 2}, 1, 0)
@@ -161,26 +161,26 @@ def test_an_older_daemon_gets_only_what_it_knows():
     emit(box, 3000, kind="crm_sync")
     emit(box, 1)
     box.on_hello({**hello_answer("0.0.1", 1000, 0), "kinds": ["event"]})
-    assert sent(box.next_frame()) == (1, ["t3000"])
+    assert sent(box.next_envelope()) == (1, ["t3000"])
     assert box._buffer.stats().lost_by == {"unsupported:crm_sync": 3000}
 
 
 def test_a_record_above_the_daemons_frame_limit_is_lost_alone():
     """max_frame_bytes of the hello is respected."""
     box = outbox(1)
-    box._buffer.put("event", KEEP, "", b'{"kind":"event","type":"%b"}' % (b"x" * 2000))
+    box._buffer.put("event", KEEP, "", b'{"kind":"event","type":"%b"}' % (b"x" * 2000), 2026)
     emit(box, 1)
     box.on_hello(hello_answer("0.1.0", 1024, 0))
-    frames = [box.next_frame(), box.next_frame()]
-    assert [len(frame) <= 1028 for frame in frames if frame] == [True] * 2
+    frames = [box.next_envelope(), box.next_envelope()]
+    assert [len(envelope.frame()) <= 1028 for envelope in frames if envelope] == [True]
     assert box._buffer.stats().lost_by == {"too_large:event": 1}
 
 
 def test_giving_up_leaves_nothing_uncounted():
     """What is queued, under way or held when a client closes is lost, cause closed."""
     box = outbox(250)
-    box.next_frame()
-    box.next_frame()
+    box.next_envelope()
+    box.next_envelope()
     box.on_answer(full(1, 100, [5]))
     box.give_up("closed")
     stats = box._buffer.stats()

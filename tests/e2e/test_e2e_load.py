@@ -1,0 +1,57 @@
+"""Promises 1, 2 and 4 under load: faults of the platform, and kill -9 of the daemon in the middle of it."""
+
+import random
+import time
+
+import pytest
+from harness import Producer, deal, wait_for
+
+FAULTS = ("status=503,rate=0.1", "status=429,retry_after=1s,rate=0.05,count=6", "cut,rate=0.05")
+
+
+def test_a_load_arrives_whole_in_order_and_once(world):
+    """Promises 1 and 2: 20,000 acknowledged events of 50 runs arrive, each run's in order, none twice."""
+    daemon = world.daemon()
+    Producer(daemon, world.ledger, deal(world.ledger, 20_000, 50)).join()
+    books = daemon.drained()
+    assert (books["admitted"], books["delivered"], books["retries"]) == (20_100, 20_100, 0)
+    state = world.platform.state()
+    assert (state.runs, state.events, state.duplicates) == (50, 20_000, 0)
+    assert state.keys["repeated"] == 0
+
+
+def test_a_platform_that_fails_and_loses_answers_costs_nothing(world):
+    """Promises 1, 2 and 4: with 10 % 503, 429 with Retry-After and 5 % lost answers nothing is lost or out of order, and repeats are the same."""
+    world.platform.faults(*FAULTS)
+    daemon = world.daemon()
+    Producer(daemon, world.ledger, deal(world.ledger, 10_000, 50)).join()
+    books = daemon.drained(60)
+    assert books["delivered"] == 10_100
+    state = world.platform.state()
+    assert state.faults["cut"] >= 3
+    assert state.faults["status"] >= 10
+    assert state.keys["repeated"] >= 10
+    assert state.keys["conflicting"] == 0
+    assert state.faces["agentos"]["distinct_ids"] == 10_000
+
+
+@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(120)])])
+def test_nothing_acknowledged_is_lost_by_kill_9(world, kills):
+    """Promises 1 and 4: however often the daemon is killed under load, what it acknowledged arrives, sealed batches as they were."""
+    world.platform.faults("latency=5ms..20ms")  # so that requests are under way when the axe falls
+    daemon = world.daemon()
+    events = 1_000 * kills
+    producer = Producer(daemon, world.ledger, deal(world.ledger, events, 50))
+    rng = random.Random(kills)
+    for number in range(kills):
+        goal = min(producer.acked + 3, events // 100)
+        wait_for(lambda goal=goal: producer.acked >= goal, 20, "nothing is acknowledged")
+        time.sleep(rng.uniform(0, 0.15))
+        daemon.kill()
+        assert not producer.done or number >= kills - 2, "the load was over before the kills were"
+        daemon.start()
+    producer.join()
+    books = daemon.drained(60)
+    assert books["delivered"] == events + 100
+    assert producer.reconnects >= kills // 2
+    assert world.platform.state().faces["agentos"]["distinct_ids"] == events
