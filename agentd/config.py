@@ -55,6 +55,8 @@ class Secret(Struct, frozen=True, forbid_unknown_fields=True):
             value = path.read_text().strip()
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
+        except ValueError:
+            raise ConfigError(f"{path}: not text") from None  # the cause would quote the secret
         if not value:
             raise ConfigError(f"{path}: empty")
         return value
@@ -201,7 +203,7 @@ def find(env: Mapping[str, str], cwd: Path = Path()) -> Path | None:
         return Path(env["AGENTD_CONFIG"])
     home = env.get("XDG_CONFIG_HOME") or f"{env.get('HOME', '')}/.config"
     places = (cwd / "agentd.toml", Path(home) / "agentd/agentd.toml", Path("/etc/agentd/agentd.toml"))
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if os.path.isfile(place)), None)  # noqa: PTH113 - Path.is_file raises where a folder is closed to us
 
 
 def load(path: Path | None, env: Mapping[str, str], uid: int | None = None) -> Loaded:
@@ -232,7 +234,7 @@ def _read(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, and numbers of 5,000 digits
         raise ConfigError(f"{path}: not TOML: {error}") from error
 
 
@@ -375,11 +377,15 @@ def _check_destination(name: str, destination: Destination, where: str) -> None:
         raise ConfigError(f"{place} max_in_flight: expected 1 or more, got {destination.max_in_flight}")
     if not destination.base_url:
         return
-    url = urlsplit(destination.base_url)
-    if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
-        raise ConfigError(f"{place} base_url: expected https://host[:port][/path], got {destination.base_url!r}")
-    if url.username or url.password:
-        raise ConfigError(f"{place} base_url: a secret stands in the URL; use api_key")
+    wrong = ConfigError(f"{place} base_url: expected https://host[:port][/path], got {destination.base_url!r}")
+    try:
+        url = urlsplit(destination.base_url)
+        if url.username or url.password:
+            raise ConfigError(f"{place} base_url: a secret stands in the URL; use api_key")
+        if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment or url.port == 0:
+            raise wrong
+    except ValueError:  # brackets without an address, a port that is none
+        raise wrong from None
     if url.scheme == "http" and not _is_loopback(url.hostname):
         raise ConfigError(
             f"{place} base_url: http:// is for loopback only, the key would travel in the clear; use https://"

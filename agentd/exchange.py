@@ -14,6 +14,8 @@ from msgspec import Struct
 from agentd.errors import AgentdError
 from agentd.outcomes import Verdict
 
+ANSWER_BYTES = 64 * 1024  # of an answer; what is longer is cut
+
 
 class Item(Protocol):
     """A queued record as an adapter sees it."""

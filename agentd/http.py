@@ -15,9 +15,8 @@ from typing import Self
 import aiohttp
 
 from agentd import __version__
-from agentd.exchange import Lost, Request, Response
+from agentd.exchange import ANSWER_BYTES, Lost, Request, Response
 
-_ANSWER_BYTES = 64 * 1024
 _CONNECT_S = 5.0
 _KEEPALIVE_S = 10.0  # below the 15 s and more of common servers: an idle connection is ours to close, not theirs
 _USER_AGENT = f"agentd/{__version__}"
@@ -60,7 +59,7 @@ class Http:
                 allow_redirects=False,
             ) as answer:
                 body = await _read(answer)
-                return Response(answer.status, {name.lower(): value for name, value in answer.headers.items()}, body)
+                return Response(answer.status, {n.lower(): _text(v) for n, v in answer.headers.items()}, body)
         except (
             aiohttp.ClientConnectorError,
             aiohttp.ServerFingerprintMismatch,
@@ -73,7 +72,7 @@ class Http:
 
 async def _read(answer: aiohttp.ClientResponse) -> bytes:
     parts: list[bytes] = []
-    left = _ANSWER_BYTES
+    left = ANSWER_BYTES
     while left > 0 and (part := await answer.content.read(left)):
         parts.append(part)
         left -= len(part)
@@ -88,7 +87,12 @@ def _name(error: BaseException) -> str:
         return f"no connection to {error.host}:{error.port}: {error.os_error.strerror or type(error.os_error).__name__}"
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "connection closed before the answer"
-    return f"{type(error).__name__}: {error}"[:200]
+    return _text(f"{type(error).__name__}: {error}")[:200]
+
+
+def _text(value: str) -> str:
+    """What a server sends need be no UTF-8, and aiohttp carries it as surrogates, which no log or JSON takes."""
+    return value.encode(errors="replace").decode()
 
 
 class Way:

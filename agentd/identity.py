@@ -14,7 +14,7 @@ _SEED_MASK = (1 << (_COUNTER_BITS - 1)) - 1  # the top bit starts at 0, so that 
 
 
 class Uuid7:
-    """A generator of 16-byte UUIDv7 values; `now_ms` and `random` are the seams for tests."""
+    """A generator of 16-byte UUIDv7 values, for one thread of one process; `now_ms` and `random` are the seams for tests."""
 
     def __init__(
         self,

@@ -16,6 +16,10 @@ class _Text(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%S")
         self.converter = time.gmtime
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        """One line, whatever a client or a platform has put into it."""
+        return super().formatMessage(record).replace("\n", "\\n").replace("\r", "\\r")
+
 
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:

@@ -1,5 +1,6 @@
-"""Prometheus metrics by the official client library. Counters are read from the status when they are scraped: the books
-count once, and every view of them agrees.
+"""Prometheus metrics by the official client library.
+
+Counters are read from the status when they are scraped: the books count once, and every view of them agrees.
 """
 
 from __future__ import annotations

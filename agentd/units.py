@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
 
@@ -41,7 +42,7 @@ def parse_duration(value: str | float) -> float:
     if isinstance(value, bool):
         raise UsageError(f"expected a duration such as '500ms', got {value!r}")
     if isinstance(value, int | float):
-        seconds = float(value)
+        seconds = float(value) if abs(value) <= _MAX_DURATION_S else math.inf
     else:
         number, unit = _quantity(value, _DURATION_UNITS, "500ms")
         seconds = number * unit
@@ -58,7 +59,7 @@ def parse_size(value: str | int) -> int:
         size = value
     else:
         number, unit = _quantity(value, _SIZE_UNITS, "64MiB")
-        size = int(number * unit)
+        size = int(min(number * unit, 2.0 * _MAX_SIZE))  # hundreds of digits are infinite as a float
     if not 0 <= size <= _MAX_SIZE:
         raise UsageError(f"expected a size between 0 and 1 EiB, got {value!r}")
     return size

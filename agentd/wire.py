@@ -153,7 +153,7 @@ def _decode_slowly(data: bytes) -> Message | Hello:
         if data.lstrip(_WHITE).startswith(b"["):
             return Message(None, [_judge(raw) for raw in _decode_raw_list(data)])
         fields = _decode_fields(data)
-        if "hello" in fields:
+        if "hello" in fields and "kind" not in fields:
             return _decode_hello(data)
         if "records" not in fields and "seq" not in fields:
             return Message(None, [_judge(Raw(data))])
@@ -201,6 +201,8 @@ def _decode_deep(data: bytes) -> Message:
     """
     match = _SEQ.match(data)
     seq = int(match[1]) if match else None
+    if seq is not None and seq >= 2**63:
+        raise WireError("$.seq: expected an integer below 2**63")
     start = match.end() if match else data.find(b"[") + 1
     too_deep = "nested too deeply"
     if len(data) > _SPLIT_LIMIT_BYTES or (match is None and not data.lstrip(_WHITE).startswith(b"[")):

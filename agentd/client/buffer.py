@@ -16,9 +16,9 @@ from typing import Final, NamedTuple, Self
 
 from msgspec import Struct
 
-Data = (
-    bytes | tuple[object, ...]
-)  # a record's bytes, or the parts that its sender makes them of; never looked into here
+from agentd.client.lines import Late
+
+Data = bytes | Late  # a record's bytes, or the parts that the link makes them of; never looked into here
 DEBUG, INFO, KEEP = range(3)
 LEVEL_CLASS = {"debug": DEBUG, "info": INFO}  # any other level is KEEP
 MAX_RUNS_COUNTED = 1000  # runs whose losses are told apart; more would be a second unbounded memory

@@ -28,7 +28,7 @@ from agentd.client.outbox import Envelope, Outbox
 CLIENT_NAME = "python/0.1.0"
 _RESTART_S = 1.0  # a thread that failed is not started again before
 _CURE = (
-    "agentd: no daemon: %s. Start one with `agentd run`, or this program with `agentd sidecar -- COMMAND`; AGENTD_DISABLED=1"
+    "agentd: no daemon: %s. Start one with `agentd run`; AGENTD_DISABLED=1"
     " turns the client off. Meanwhile up to %d records wait in memory."
 )
 _log = logging.getLogger("agentd")

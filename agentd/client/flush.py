@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlencode
 
 import msgspec
 from msgspec import Struct
@@ -57,9 +56,7 @@ def delivered(find: Callable[[], str], timeout: float, waited_s: float) -> Flush
 
     began = monotonic()
     try:
-        status, answer = _ask(
-            find(), f"/v1/flush?{urlencode({'until': 'delivered', 'timeout': f'{timeout:.3f}'})}", timeout
-        )
+        status, answer = _ask(find(), f"/v1/flush?until=delivered&timeout={timeout:.3f}", timeout)
     except (OSError, ValueError) as error:
         return FlushResult(
             False, waited_s + monotonic() - began, "delivered", {}, f"the daemon did not answer: {error}"

@@ -130,7 +130,7 @@ class Run(Events):
         if sender.channel is None and mode.tap is None:
             return
         try:
-            if occurred_at is None and mode.tap is None and level in _LEVELS:
+            if occurred_at is None and mode.tap is None and level.__class__ is str and level in _LEVELS:
                 late, size = late_event(self._head, type, level, payload)
                 if size <= sender.max_record_bytes and sender.channel is not None:
                     sender.channel.send("event", LEVEL_CLASS.get(level, KEEP), self.run_id, late, size)

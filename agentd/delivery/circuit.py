@@ -8,6 +8,7 @@ While it waits or is paused nothing is dropped; after the wait exactly one reque
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 from msgspec import Struct
@@ -34,6 +35,7 @@ class Circuit(Struct):
     reason: str = ""
     until: float = 0.0
     failures: int = 0
+    _rest_until: float = 0.0  # the platform itself asked for rest until then
     _in_a_row: int = 0
     _forbidden: int = 0
     _refusal: str = ""
@@ -46,8 +48,10 @@ class Circuit(Struct):
             return in_flight < max_in_flight
         return now >= self.until and in_flight == 0
 
-    def delivered(self) -> bool:
+    def delivered(self, now: float = math.inf) -> bool:
         """A request went through. True if that ended a wait or a pause."""
+        if now < self._rest_until:  # it was under way already when the platform asked for rest
+            return False
         was = self.health
         self.health, self.reason, self.until = Health.OK, "", 0.0
         self.failures = self._in_a_row = self._forbidden = self._refusals = 0
@@ -59,6 +63,8 @@ class Circuit(Struct):
         """The destination is away or wants a rest."""
         if self.health is Health.OK or now >= self.until:  # requests that were under way together are one failure
             self.failures += 1
+        if after_s is not None:
+            self._rest_until = max(self._rest_until, now + after_s)
         until = now + self.backoff.wait(self.failures, share, after_s)
         self.until = max(until, self.until) if self.health is Health.WAITING else until
         if self.health is not Health.PAUSED:
@@ -70,6 +76,8 @@ class Circuit(Struct):
         if self.health is not Health.PAUSED or now >= self.until:
             self.failures += 1
         self.health, self.reason = Health.PAUSED, reason
+        if until_s is not None:
+            self._rest_until = max(self._rest_until, now + until_s)
         self.until = now + (until_s if until_s is not None else self.backoff.step(self.failures + 4))
 
     def lane_failed(self, now: float, share: float, reason: str, after_s: float | None) -> None:

@@ -8,6 +8,7 @@ that light ever after. The courier ends when its task is cancelled; what was und
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import random
@@ -300,28 +301,20 @@ class Courier:
         return self._encode_as_sealed(call, entries, seal)
 
     def _encode_as_sealed(self, call: Call, entries: Sequence[Entry], seal: Seal) -> Request:
-        """The same bytes as at the first try, when an id may have been taken for the platform's own that is known by now."""
+        """The same bytes as at the first try, also where an id went as the platform's own that is known or dead by now."""
         own = Context(self.settings.agent_of, lambda _kind, local_id: local_id, self.settings.inject_id)
-        if self._has_changed_ids(entries):
-            request = self.platform.encode(call, entries, own)
-            if hashlib.sha256(request.body).digest() == seal.sha256:
-                return request
-        request = self.platform.encode(call, entries, self._context())
-        if hashlib.sha256(request.body).digest() != seal.sha256:
-            log.error(
-                "%s: batch %s encodes to other bytes than it was sealed with",
-                self.settings.name,
-                seal.key,
-                extra={"action": "reseal"},
-            )
-        return request
-
-    def _has_changed_ids(self, entries: Sequence[Entry]) -> bool:
-        """Whether the platform has other names, or none, for what the batch refers to."""
-        return any(
-            self._platform_id(needed.kind, needed.local_id) != needed.local_id
-            for needed in self.platform.references(entries[0])
+        for context in (self._context(), own):
+            with contextlib.suppress(Unencodable):
+                request = self.platform.encode(call, entries, context)
+                if hashlib.sha256(request.body).digest() == seal.sha256:
+                    return request
+        log.error(
+            "%s: batch %s encodes to other bytes than it was sealed with",
+            self.settings.name,
+            seal.key,
+            extra={"action": "reseal"},
         )
+        return self.platform.encode(call, entries, self._context())
 
     def _new_seal(self, entries: Sequence[Entry], request: Request) -> Seal:
         call = self._call(entries[0].kind)
@@ -357,8 +350,10 @@ class Courier:
         spent = self._clock() - begun
         attempt = Attempt(self._now_us() / 1e6, maybe_taken)
         verdict = self.platform.classify(self._call(entries[0].kind), entries, answer, attempt)
-        if isinstance(verdict, Pause) or (isinstance(verdict, Retry) and verdict.scope is Scope.DESTINATION):
-            seal.tried = maybe_taken  # not taken for certain: no connection, refused key, rate limit
+        if isinstance(answer, Lost) and not answer.sent:
+            seal.tried = maybe_taken
+        elif isinstance(verdict, Pause) or (isinstance(verdict, Retry) and verdict.scope is Scope.DESTINATION):
+            seal.tried = maybe_taken  # turned away at the door: refused key, rate limit
         self.counts.requests += 1
         self.counts.latency_s += spent
         self._observe(type(verdict).__name__.lower(), spent, len(entries))
@@ -389,7 +384,7 @@ class Courier:
     async def _settle(self, lane: Lane, seal: Seal, entries: list[Entry], verdict: Delivered) -> None:
         self.lanes.succeeded(lane)
         self.counts.records += len(entries)
-        if self.circuit.delivered():
+        if self.circuit.delivered(self._clock()):
             log.info("%s: delivers again", self.settings.name, extra={"action": "resumed"})
             self.lanes.forgive()  # what failed with everything else is no poison
             for key in self.lanes.release():

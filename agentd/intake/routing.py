@@ -55,6 +55,8 @@ class Table:
         return found
 
     def _named(self, found: tuple[Route, ...], kind: str, agent: str, names: tuple[str, ...]) -> tuple[Route, ...]:
+        if not names:
+            raise RecordError("$.to: names no destination")
         unknown = [name for name in names if name not in self._names]
         if unknown:
             raise RecordError(

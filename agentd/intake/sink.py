@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from agentd import __version__
@@ -48,6 +49,7 @@ class _Held(Struct):
     origin: str
     future: asyncio.Future[Ack]
     ack: Ack
+    order: int
 
 
 class SpoolSink:
@@ -76,6 +78,7 @@ class SpoolSink:
         self._pending_ids: dict[tuple[int, bytes], asyncio.Future[None]] = {}
         self._held: deque[_Held] = deque()
         self._holder: asyncio.Task[None] | None = None
+        self._order = 0  # of messages that may be held
         self._logged: dict[str, float] = {}
         self._unlogged: Counter[str] = Counter()
 
@@ -103,8 +106,9 @@ class SpoolSink:
                 return before
         future: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
         items = list(enumerate(message.items))
+        self._order += 1
         if hold and self._held:  # what came before must not be overtaken
-            self._hold(_Held(items, peer, origin, future, Ack(-1, 0)))
+            self._hold(_Held(items, peer, origin, future, Ack(-1, 0), self._order))
             return future
         outcome = self.admission.admit(items, peer, origin, self._now_us())
         ack = Ack(-1 if message.seq is None else message.seq, outcome.accepted, outcome.rejected)
@@ -113,10 +117,12 @@ class SpoolSink:
             full = {index for index, _ in outcome.full}
             ack.rejected = [r for r in ack.rejected if r.index not in full]
             self.admission.refused[Cause.SPOOL_FULL.value] -= len(full)  # they are not refused: they wait
-            self._write(outcome, ack, None, None)
-            self._hold(_Held(list(outcome.full), peer, origin, future, ack))
+            taken = _Held(_taken(items, outcome), peer, origin, _unheard(), ack, self._order)
+            self._write(outcome, ack, None, None, taken)
+            self._hold(_Held(list(outcome.full), peer, origin, future, ack, self._order))
             return future
-        self._write(outcome, ack, future, key)
+        again = _Held(_taken(items, outcome), peer, origin, future, ack, self._order) if hold else None
+        self._write(outcome, ack, future, key, again)
         return future
 
     def refuse(self, cause: str, detail: str, peer: Peer) -> None:
@@ -126,8 +132,14 @@ class SpoolSink:
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def _write(
-        self, outcome: Admitted, ack: Ack, future: asyncio.Future[Ack] | None, key: tuple[int, str, int] | None
+        self,
+        outcome: Admitted,
+        ack: Ack,
+        future: asyncio.Future[Ack] | None,
+        key: tuple[int, str, int] | None,
+        again: _Held | None = None,
     ) -> None:
+        """Hand over to the spool. `again` is held if the disk has no room; without it the records are refused."""
         puts = []
         seen = b"".join(outcome.seen)
         if seen:
@@ -143,7 +155,7 @@ class SpoolSink:
         stored = self._store.append(outcome.copies, puts=puts, introduced=outcome.introduced)
         if outcome.seen:
             self._remember_pending(outcome, stored)
-        stored.add_done_callback(lambda done: self._stored(done, outcome, ack, future, key, waits))
+        stored.add_done_callback(lambda done: self._stored(done, outcome, ack, future, key, waits, again))
 
     def _remember_pending(self, outcome: Admitted, stored: asyncio.Future[None]) -> None:
         for row in outcome.seen:
@@ -162,12 +174,19 @@ class SpoolSink:
         future: asyncio.Future[Ack] | None,
         key: tuple[int, str, int] | None,
         waits: list[asyncio.Future[None]],
+        again: _Held | None,
     ) -> None:
         if key is not None:
             self._under_way.pop(key, None)
         if done.cancelled():
             if future is not None:
                 future.cancel()
+            return
+        if done.exception() is not None and again is not None:
+            self._window.forget(b"".join(outcome.seen))
+            self.admission.accepted -= outcome.accepted
+            ack.accepted -= outcome.accepted
+            self._hold(again)
             return
         if done.exception() is not None:
             self._undo(outcome, ack, key)
@@ -218,7 +237,8 @@ class SpoolSink:
     # -- holding -----------------------------------------------------------------------------------------------------
 
     def _hold(self, held: _Held) -> None:
-        self._held.append(held)
+        place = next((i for i, other in enumerate(self._held) if other.order >= held.order), len(self._held))
+        self._held.insert(place, held)
         if self._holder is None or self._holder.done():
             self._holder = asyncio.create_task(self._try_held(), name="held messages")
 
@@ -235,11 +255,13 @@ class SpoolSink:
         held.ack.accepted += outcome.accepted
         full = {index for index, _ in outcome.full}
         held.ack.rejected += [r for r in outcome.rejected if r.index not in full]
+        again = msgspec.structs.replace(held, items=_taken(held.items, outcome))
         if outcome.full:
             held.items = list(outcome.full)
-            self._write(outcome, held.ack, None, None)
+            again.future = _unheard()
+            self._write(outcome, held.ack, None, None, again)
             return False
-        self._write(outcome, held.ack, held.future, None)
+        self._write(outcome, held.ack, held.future, None, again)
         return True
 
     async def close(self) -> None:
@@ -271,6 +293,19 @@ class SpoolSink:
         )  # fmt: skip
 
 
+def _taken(
+    items: Sequence[tuple[int, Record | RecordError]], outcome: Admitted
+) -> list[tuple[int, Record | RecordError]]:
+    """The items that were accepted."""
+    refused = {rejected.index for rejected in outcome.rejected}
+    return [(index, item) for index, item in items if index not in refused]
+
+
+def _unheard() -> asyncio.Future[Ack]:
+    """For a part of a message: another part answers for it."""
+    return asyncio.get_running_loop().create_future()
+
+
 def _look_at(done: asyncio.Future[None]) -> None:
     """Take note of a failure that nobody waits for; asyncio would complain otherwise."""
     if not done.cancelled():
@@ -284,7 +319,9 @@ def _finish(future: asyncio.Future[Ack] | None, ack: Ack, waits: list[asyncio.Fu
     open_waits = [wait for wait in waits if not wait.done()]
     if not open_waits:
         if any(not wait.cancelled() and isinstance(wait.exception(), SpoolFull) for wait in waits):
-            ack = Ack(ack.seq, 0, [Rejected(index, FULL) for index in range(ack.accepted)])
+            refused = {rejected.index: rejected for rejected in ack.rejected}
+            total = ack.accepted + len(refused)
+            ack = Ack(ack.seq, 0, [refused.get(index) or Rejected(index, FULL) for index in range(total)])
         future.set_result(ack)
         return
     open_waits[0].add_done_callback(lambda _: _finish(future, ack, waits))

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
-from agentd.exchange import Attempt, Call, Context, Item, Lost, Reference, Request, Response, Unencodable
+from agentd.exchange import ANSWER_BYTES, Attempt, Call, Context, Item, Lost, Reference, Request, Response, Unencodable
 from agentd.identity import text_of
 from agentd.outcomes import Delivered, Learned, Pause, Reject, Retry, Scope, Unknown, Verdict
 from agentd.platforms.base import by_status, lost
@@ -24,6 +24,7 @@ from agentd.records import TYPES, Event, Json, RunCancel, RunComplete, RunFail, 
 _PREFIX = "/api/ingest/v1"
 _ERROR_MESSAGE_CHARS = 4000  # pyagentos-sdk cuts here
 _REASON_CHARS = 1000
+_STATUS_OF_CODE = {"UNAUTHENTICATED": 401, "PAYMENT_REQUIRED": 402, "RATE_LIMITED": 429}
 _EVENTS = Call("events", f"{_PREFIX}/events", batch=True)
 _TASKS = Call("tasks", f"{_PREFIX}/tasks")
 
@@ -62,10 +63,10 @@ class _Failure(Struct):
 
 
 class _Envelope(Struct):
-    """`{data, error}`; other fields are let pass."""
+    """`{data, error}`; other fields are let pass. With neither it is somebody else's JSON."""
 
-    data: Any = None
-    error: _Failure | None = None
+    data: Any = UNSET
+    error: _Failure | UnsetType | None = UNSET
 
 
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {kind: msgspec.json.Decoder(type_) for kind, type_ in TYPES.items()}
@@ -115,18 +116,20 @@ class AgentOS:
             return lost(call, answer) or Unknown(answer.reason)
         envelope = _envelope(answer.body)
         reason = _reason(answer, envelope)
-        if answer.status == 409 and attempt.maybe_taken:  # noqa: PLR2004 - it answers our own repeat
+        answer = _by_code(answer, envelope)
+        introduces = items[0].kind in self.introduces
+        if answer.status == 409 and attempt.maybe_taken and not introduces:  # noqa: PLR2004 - it answers our own repeat
             return Delivered()
         if answer.status == 404 and envelope is None:  # noqa: PLR2004 - no route of AgentOS's: somebody else answers there
             return Pause(Scope.DESTINATION, f"{reason}: is base_url right?")
         verdict = by_status(answer, attempt, reason)
         if not isinstance(verdict, Delivered):
             return verdict
-        if answer.body.strip() and envelope is None:
+        if answer.body.strip() and envelope is None and not _cut(answer):
             return Retry(f"{answer.status} without AgentOS's envelope: is base_url right?", None, Scope.DESTINATION)
-        if envelope is not None and envelope.error is not None:
+        if envelope is not None and envelope.error:
             return Reject(reason)
-        return self._learn(items[0], envelope) if items[0].kind in self.introduces else verdict
+        return self._learn(items[0], envelope) if introduces else verdict
 
     def _learn(self, item: Item, envelope: _Envelope | None) -> Verdict:
         data = envelope.data if envelope is not None else None
@@ -235,13 +238,26 @@ def _payload(value: Json, record_id: bytes | None) -> Raw:
 
 def _envelope(body: bytes) -> _Envelope | None:
     try:
-        return _decode_envelope(body)
+        envelope = _decode_envelope(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    return None if envelope.data is UNSET and envelope.error is UNSET else envelope
+
+
+def _by_code(answer: Response, envelope: _Envelope | None) -> Response:
+    """The SDK takes these codes for what they say under any status, and so do we."""
+    error = envelope.error if envelope is not None else None
+    status = _STATUS_OF_CODE.get(error.code) if error else None
+    return answer if status is None else Response(status, answer.headers, answer.body)
+
+
+def _cut(answer: Response) -> bool:
+    """An envelope of which we have the beginning only: what the platform says after that is nothing that we ask for."""
+    return len(answer.body) >= ANSWER_BYTES and answer.body.lstrip().startswith(b"{")
 
 
 def _reason(answer: Response, envelope: _Envelope | None) -> str:
-    if envelope is not None and envelope.error is not None:
+    if envelope is not None and envelope.error:
         return f"{answer.status} {envelope.error.code}: {envelope.error.message}"[:500].rstrip(": ")
     return f"{answer.status}"
 

@@ -25,7 +25,8 @@ def by_status(response: Response, attempt: Attempt, reason: str) -> Verdict:
         return Delivered()
     if status < 400:  # noqa: PLR2004
         return Pause(
-            Scope.DESTINATION, f"{reason}: redirected to {response.headers.get('location', '?')}: is base_url right?"
+            Scope.DESTINATION,
+            f"{reason}: redirected to {response.headers.get('location', '?')[:200]}: is base_url right?",
         )
     if status == 429:  # noqa: PLR2004
         return Retry(reason, retry_after(response.headers, attempt.now_s), Scope.DESTINATION)

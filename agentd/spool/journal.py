@@ -78,11 +78,19 @@ class Journal:
             )
         )
 
-    def note_shed(
-        self, destination: str, kind: str, count: int, *, numbers: str, admitted_us: int, at_us: int, cause: str
+    def note_lost(
+        self,
+        destination: str,
+        kind: str,
+        count: int,
+        *,
+        state: State,
+        numbers: str,
+        admitted_us: int,
+        at_us: int,
+        cause: str,
     ) -> None:
         """Add one entry for the records of a kind in a segment that was shed or lost whole."""
-        state = State.QUARANTINED if cause == "damaged" else State.SHED
         number = self._take_number()
         self.pending.append(
             Note(number, state, destination, b"", kind, "", numbers, -1, admitted_us, at_us, b"", cause, count=count)

@@ -6,11 +6,11 @@ run.start or decision → `known` once the platform has named it, or `dead` when
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import msgspec
 
-from agentd.queued import DEAD, KNOWN, Ref
+from agentd.queued import DEAD, INTRODUCED, KNOWN, Ref
 
 
 class Refs:
@@ -19,6 +19,7 @@ class Refs:
     def __init__(self) -> None:
         self._refs: dict[tuple[str, str, str], Ref] = {}
         self._by_id: dict[tuple[str, str], list[Ref]] = {}
+        self._by_number: dict[tuple[str, int], Ref] = {}  # those whose introducer has not ended
         self._next_row = 1
         self.changed: dict[int, Ref] = {}
         self.removed: list[int] = []
@@ -51,17 +52,19 @@ class Refs:
         if self._refs.get((ref.destination, ref.kind, ref.local_id)) is ref:
             self._remove(ref)
 
-    def learn(self, destination: str, kind: str, local_id: str, platform_id: str, now_us: int) -> None:
-        """The platform has named it."""
+    def learn(self, destination: str, kind: str, local_id: str, platform_id: str, now_us: int) -> Ref | None:
+        """The platform has named it. Returns the reference, None if there is none of that id."""
         ref = self._refs.get((destination, kind, local_id))
         if ref is not None and (ref.platform_id != platform_id or ref.state != KNOWN):
             ref.platform_id, ref.state, ref.touched_us = platform_id, KNOWN, now_us
             self.changed[ref.row] = ref
+            self._by_number.pop((destination, ref.number), None)
+        return ref
 
-    def bury(self, destination: str, kind: str, local_id: str) -> None:
-        """Its introducer was refused for good: what needs it can't be sent."""
-        ref = self._refs.get((destination, kind, local_id))
-        if ref is not None and ref.state != KNOWN:
+    def bury(self, destination: str, number: int) -> None:
+        """The record of that number was refused for good: what needs the reference that it introduced can't be sent."""
+        ref = self._by_number.pop((destination, number), None)
+        if ref is not None:
             ref.state = DEAD
             self.changed[ref.row] = ref
 
@@ -72,12 +75,13 @@ class Refs:
             ref.ended = True
             self.changed[ref.row] = ref
 
-    def count(self, destination: str, lane: str, records: int) -> None:
-        """Records of the lane's reference were delivered."""
+    def count(self, destination: str, lane: str, records: int, now_us: int) -> None:
+        """Records of the lane's reference were delivered: it is in use."""
         kind, _, local_id = lane.partition(":")
         ref = self._refs.get((destination, kind, local_id))
         if ref is not None:
             ref.delivered += records
+            ref.touched_us = max(ref.touched_us, now_us)
             self._counted[ref.row] = ref
 
     def write_counts(self) -> bool:
@@ -87,14 +91,23 @@ class Refs:
         self._counted.clear()
         return found
 
-    def touch(self, kind: str, local_id: str, now_us: int) -> None:
-        """Somebody refers to it."""
-        for ref in self.owners(kind, local_id):
-            ref.touched_us = now_us
+    def prune(self, before_us: int, needed: Container[tuple[str, str]] = ()) -> int:
+        """Forget what nobody has touched since, but for what the lanes in `needed` wait for. Returns how many.
 
-    def prune(self, before_us: int) -> int:
-        """Forget what nobody has touched since; the caller knows that nothing queued needs it. Returns how many."""
-        old = [ref for ref in self._refs.values() if ref.touched_us < before_us]
+        The caller knows that nothing queued is older than `before_us`.
+        """
+        old = [
+            ref
+            for ref in self._refs.values()
+            if ref.touched_us < before_us and (ref.destination, f"{ref.kind}:{ref.local_id}") not in needed
+        ]
+        for ref in old:
+            self._remove(ref)
+        return len(old)
+
+    def forget(self, destination: str) -> int:
+        """The destination is another one now: what the old one called things means nothing to it."""
+        old = [ref for ref in self._refs.values() if ref.destination == destination]
         for ref in old:
             self._remove(ref)
         return len(old)
@@ -105,6 +118,7 @@ class Refs:
         same.remove(ref)
         if not same:
             del self._by_id[ref.kind, ref.local_id]
+        self._by_number.pop((ref.destination, ref.number), None)
         self.changed.pop(ref.row, None)
         self._counted.pop(ref.row, None)
         self.removed.append(ref.row)
@@ -133,8 +147,11 @@ class Refs:
         same = self._by_id.setdefault((ref.kind, ref.local_id), [])
         if old is not None:
             same.remove(old)
+            self._by_number.pop((old.destination, old.number), None)
         self._refs[key] = ref
         same.append(ref)
+        if ref.state == INTRODUCED:
+            self._by_number[ref.destination, ref.number] = ref
 
 
 def encode(ref: Ref) -> bytes:

@@ -2,7 +2,8 @@
 
     value = b"AGS" version:u8 crc32:u32le body              crc32 over the body
     body  = msgpack [destination, loss, numbers, ids, lanes, lane_of, kinds, kind_of, sources, source_of, admitted, lengths, bodies]
-    tag   = msgpack Directory: what the queue has to know without reading the bodies
+    tag   = crc32:u32le directory                           crc32 over the directory
+    directory = msgpack Directory: what the queue has to know without reading the bodies
 
 Columns rather than rows: a hundred events of one frame share lane, kind and source, so a record costs 40 bytes beside its
 own. Numbers rise per destination and are never used twice. Nothing here does I/O.
@@ -131,7 +132,8 @@ def encode(destination: str, entries: Sequence[Entry]) -> Encoded:
         counts,
         array("Q", sorted(lane_hash(lane) for lane in lanes)).tobytes(),
     )
-    return Encoded(value, msgspec.msgpack.encode(directory), directory)
+    packed = msgspec.msgpack.encode(directory)
+    return Encoded(value, zlib.crc32(packed).to_bytes(4, "little") + packed, directory)
 
 
 def decode(key: int, value: bytes) -> tuple[str, list[Entry]]:
@@ -151,8 +153,11 @@ def decode(key: int, value: bytes) -> tuple[str, list[Entry]]:
 
 def decode_directory(key: int, tag: bytes | None) -> Directory:
     """The directory of a row. Raises SpoolDamaged."""
+    packed = (tag or b"")[4:]
+    if not tag or zlib.crc32(packed) != int.from_bytes(tag[:4], "little"):
+        raise SpoolDamaged(f"segment {key:#x}: directory: wrong checksum")
     try:
-        return msgspec.msgpack.decode(tag or b"", type=Directory)
+        return msgspec.msgpack.decode(packed, type=Directory)
     except msgspec.MsgspecError as error:
         raise SpoolDamaged(f"segment {key:#x}: directory: {error}") from error
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from agentd.queued import Entry, Ref
 from agentd.records import LossClass
 from agentd.spool.spool import Spool
-from agentd.spool.store import Put, Store, key_of, row_of
+from agentd.spool.store import Put, Rows, key_of, row_of
 from agentd.spool.tables import Table
 
 
@@ -53,12 +53,12 @@ class SpoolShelf:
 
     async def stored_streams(self) -> list[tuple[int, bytes]]:
         """(row, value) of every stream, at a start."""
-        return await self._spool.run_in_thread(_rows, Table.STREAM)  # type: ignore[no-any-return]  # run_in_thread is untyped by nature
+        return await self._spool.run_in_thread(_rows, Table.STREAM)
 
     async def stored_ids(self) -> list[tuple[int, bytes]]:
         """(row, value) of the dedupe window, oldest first, at a start."""
-        return await self._spool.run_in_thread(_rows, Table.SEEN)  # type: ignore[no-any-return]
+        return await self._spool.run_in_thread(_rows, Table.SEEN)
 
 
-def _rows(store: Store, table: Table) -> list[tuple[int, bytes]]:
+def _rows(store: Rows, table: Table) -> list[tuple[int, bytes]]:
     return [(row_of(key), value) for key, value in store.rows(table)]

@@ -21,12 +21,12 @@ import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import diskcache
 from diskcache.core import MODE_RAW
 
-from agentd.errors import SpoolDamaged
+from agentd.errors import SpoolDamaged, StateError
 
 TABLE_BITS = 48
 _MAX_ROW = (1 << TABLE_BITS) - 1
@@ -38,13 +38,19 @@ _SETTINGS = {
     "tag_index": 0,
     "disk_min_file_size": 2**40,
     "sqlite_auto_vacuum": 2,  # incremental: the file shrinks when we say so, deletes don't pay for it
+    "sqlite_journal_mode": "wal",  # said although it is the default: what the database remembers would win otherwise
     "sqlite_mmap_size": 0,
     "sqlite_secure_delete": 0,  # zeroing what is deleted writes it twice more: draining is 3.5 times as fast without
     "sqlite_journal_size_limit": 2**24,
     "sqlite_cache_size": 2**10,  # pages of 4 KiB: 4 MiB; the default of 32 MiB would be half of a sidecar's memory
 }
 _SETTING_KEYS = frozenset(_SETTINGS) | {
-    "sqlite_synchronous", "sqlite_journal_mode", "disk_pickle_protocol", "count", "size", "hits", "misses",
+    "sqlite_synchronous", "disk_pickle_protocol", "count", "size", "hits", "misses",
+}  # fmt: skip
+# What says nothing about the database itself: somebody else has it open, no file handle, a failing or read-only disk.
+_PASSING = {
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_INTERRUPT,
 }  # fmt: skip
 _LOCK_TIMEOUT_S = 5.0
 _VACUUM_PAGES = 1000  # 4 MiB and about 3 ms a step
@@ -56,6 +62,38 @@ class Put(NamedTuple):
     key: int
     value: bytes
     tag: bytes | None = None
+
+
+class Rows(Protocol):
+    """What the spool asks of a store. All calls come from the storage thread."""
+
+    def commit(self, puts: Iterable[Put], deletes: Iterable[int]) -> None:
+        """All or nothing, on disk when it returns. Raises DiskFull, sqlite3.Error."""
+        ...
+
+    def read(self, key: int) -> bytes | None:
+        """A row's value, None if there is none. Raises SpoolDamaged, sqlite3.OperationalError."""
+        ...
+
+    def tags(self, table: int) -> Iterator[tuple[int, bytes | None, int]]:
+        """(key, tag, value's length) of a table's rows in order; reads no value."""
+        ...
+
+    def rows(self, table: int) -> Iterator[tuple[int, bytes]]:
+        """(key, value) of a table's rows in order, those of a wrong form left out."""
+        ...
+
+    def foreign(self) -> list[int]:
+        """The rowids of rows that agentd can't have written."""
+        ...
+
+    def delete_rowids(self, rowids: Iterable[int]) -> None: ...
+    def copy_rowid(self, rowid: int) -> bytes: ...
+    def vacuum_step(self) -> bool:
+        """Give some free room back to the file system; True while there is more."""
+        ...
+
+    def close(self) -> None: ...
 
 
 def key_of(table: int, row: int) -> int:
@@ -103,7 +141,11 @@ class Store:
     """An open store. Not thread-safe: every call from the one storage thread."""
 
     def __init__(self, folder: Path, sync: Literal["full", "normal"]) -> None:
-        """Open or create. Raises SpoolDamaged for a database that can't be trusted as a whole, DiskFull."""
+        """Open or create.
+
+        Raises SpoolDamaged for a database that can't be trusted as a whole, StateError for one that can't be opened now,
+        DiskFull.
+        """
         inspect(folder)
         synchronous = 2 if sync == "full" else 1
         try:
@@ -112,20 +154,28 @@ class Store:
                     str(folder), timeout=_LOCK_TIMEOUT_S, disk=BytesDisk, sqlite_synchronous=synchronous, **_SETTINGS
                 )
         except sqlite3.DatabaseError as error:
-            raise SpoolDamaged(f"{folder}: {error}") from error
+            raise _verdict(folder, error) from error
 
     def commit(self, puts: Iterable[Put], deletes: Iterable[int]) -> None:
         """All or nothing, on disk when it returns. Raises DiskFull, sqlite3.Error."""
-        with _mapped(), self._cache.transact():
-            for put in puts:
-                self._cache.set(put.key, put.value, tag=put.tag)
-            for key in deletes:
-                self._cache.delete(key)
+        try:
+            with _mapped(), self._cache.transact():
+                for put in puts:
+                    self._cache.set(put.key, put.value, tag=put.tag)
+                for key in deletes:
+                    self._cache.delete(key)
+        except BaseException:
+            connection = self._cache._con  # noqa: SLF001 - diskcache sends no ROLLBACK when COMMIT itself fails
+            if connection.in_transaction:
+                connection.rollback()
+            raise
 
     def read(self, key: int) -> bytes | None:
-        """A row's value, None if there is none. Raises SpoolDamaged."""
+        """A row's value, None if there is none. Raises SpoolDamaged, sqlite3.OperationalError for a disk that fails."""
         try:
             value = self._cache.get(key)
+        except sqlite3.OperationalError:
+            raise
         except sqlite3.DatabaseError as error:
             raise SpoolDamaged(f"row {key:#x}: {error}") from error
         return value if value is None else bytes(value)
@@ -145,7 +195,10 @@ class Store:
 
     def foreign(self) -> list[int]:
         """The rowids of rows that this module can't have written."""
-        sql = "SELECT rowid FROM Cache WHERE raw != 1 OR mode != 1 OR filename IS NOT NULL OR typeof(key) != 'integer' OR typeof(value) != 'blob'"
+        sql = (
+            "SELECT rowid FROM Cache WHERE raw IS NOT 1 OR mode IS NOT 1 OR filename IS NOT NULL OR expire_time IS NOT NULL "
+            "OR typeof(key) != 'integer' OR typeof(value) != 'blob' OR typeof(tag) NOT IN ('blob', 'null')"
+        )
         return [rowid for (rowid,) in self._cache._con.execute(sql)]  # noqa: SLF001 - diskcache has no public query
 
     def delete_rowids(self, rowids: Iterable[int]) -> None:
@@ -195,9 +248,16 @@ def inspect(folder: Path) -> None:
     except sqlite3.OperationalError as error:
         if "full" in str(error):
             raise DiskFull(str(error)) from error
-        raise SpoolDamaged(f"{path}: {error}") from error
+        raise _verdict(path, error) from error
     except sqlite3.DatabaseError as error:
-        raise SpoolDamaged(f"{path}: {error}") from error
+        raise _verdict(path, error) from error
+
+
+def _verdict(path: Path, error: sqlite3.DatabaseError) -> StateError:
+    """Damage is set aside by the caller; a database that is merely busy or out of reach must not be."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING:
+        return StateError(f"{path}: {error}")
+    return SpoolDamaged(f"{path}: {error}")
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from agentd.errors import SpoolDamaged
 from agentd.spool.books import Line
+from agentd.spool.store import key_of
 
 FORMAT = 1
 
@@ -25,6 +26,11 @@ class Table(IntEnum):
     STREAM = 7  # last outcomes of a client's stream
     REF = 8
     META = 9
+
+
+def ended_key(segment_key: int) -> int:
+    """The row that says which of a segment's records have ended."""
+    return segment_key - key_of(Table.SEGMENT, 0) + key_of(Table.ENDED, 0)
 
 
 class Meta(Struct, array_like=True):

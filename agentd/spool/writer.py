@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from itertools import groupby
 from typing import NamedTuple
 
@@ -14,8 +13,8 @@ from msgspec import Struct, field
 
 from agentd.queued import Entry, Ref
 from agentd.spool import segments
-from agentd.spool.queue import Segment
-from agentd.spool.store import Put, Store, key_of
+from agentd.spool.directory import Segment
+from agentd.spool.store import Put, Rows, key_of
 from agentd.spool.tables import Meta, Table, encode_meta
 
 
@@ -44,8 +43,6 @@ class Pending(Struct):
     puts: dict[int, Put] = field(default_factory=dict)
     deletes: set[int] = field(default_factory=set)
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
-    # called on the loop when the commit is on disk
-    then: list[Callable[[], None]] = field(default_factory=list)
 
     def put(self, put: Put) -> None:
         self.deletes.discard(put.key)
@@ -56,7 +53,7 @@ class Pending(Struct):
         self.deletes.add(key)
 
 
-def write(store: Store, pending: Pending, meta: Meta) -> Written:
+def write(store: Rows, pending: Pending, meta: Meta) -> Written:
     """Write it all; on disk when it returns. Raises DiskFull, sqlite3.Error."""
     made = Written({}, {}, meta.next_segment)
     puts = list(pending.puts.values())

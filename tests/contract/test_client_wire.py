@@ -21,6 +21,7 @@ import pytest
 import agentd
 from agentd import AgentdError, AsyncClient, Client, NoDaemon, NotStored
 from agentd.client.buffer import KEEP, Ticket
+from agentd.client.lines import render
 from agentd.records import KINDS
 from agentd.wire import hello_answer
 
@@ -562,6 +563,20 @@ def test_an_emit_in_the_middle_of_an_emit(daemon, client):
     assert balanced(client).emitted == 4
 
 
+def test_an_emit_that_interrupts_an_emit_comes_after_it(make):
+    """What is emitted from inside an emit is the younger of the two, and never finds the buffer half changed."""
+    client = make(max_buffer_records=1)
+    run = client.start_run()
+    ticket = Ticket(lambda: run.emit("inner", level="error"))
+    client._sender.record("heartbeat", {}, KEEP, ticket)
+    run.emit("outer", level="error")
+    assert ticket.state == "lost"
+    (left,) = client._channel._buffer.take(10, 10**6)
+    assert b'"inner"' in render(left.data)
+    assert left.number == 4
+    client._channel._buffer.put_back([left])
+
+
 def test_emits_from_a_signal_handler(daemon, client):
     """Signals that interrupt emits at any point leave the books in balance."""
     run = client.start_run()
@@ -803,4 +818,3 @@ def test_every_place_that_was_tried_is_named(tmp_path):
         find_socket({"AGENTD_SOCKET": str(tmp_path / "file")})
     with pytest.raises(NoDaemon, match="107 bytes"):
         find_socket({}, "/" + "x" * 107)
-    assert KEEP > 0

@@ -437,7 +437,11 @@ class _Connection:
     def __init__(self, daemon: Daemon | str, timeout_s: float = 20.0) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(timeout_s)
-        self.socket.connect(daemon if isinstance(daemon, str) else daemon.socket)
+        try:
+            self.socket.connect(daemon if isinstance(daemon, str) else daemon.socket)
+        except BaseException:
+            self.socket.close()
+            raise
         self._seqs = itertools.count(1)
 
     def __enter__(self) -> Self:
@@ -540,13 +544,17 @@ class Producer:
         self._stream = str(uuid.uuid4())
         self.acked = 0
         self.reconnects = 0
+        self._stopped = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="producer")
         self._future = self._pool.submit(self._run)
-        self._stopped = False
 
     @property
     def done(self) -> bool:
         return self._future.done()
+
+    @property
+    def envelopes(self) -> int:
+        return len(self._envelopes)
 
     def join(self, within_s: float = 60.0) -> Self:
         """Wait until every envelope is answered."""

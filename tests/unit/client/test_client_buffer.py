@@ -9,10 +9,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from agentd.client.buffer import DEBUG, INFO, KEEP, Buffer, Dropped, Ticket
 
 
+def put(buffer, rank, data, ticket=None):
+    buffer.put("event", rank, "r", data, len(data), ticket)
+
+
 def filled(max_records=4, max_bytes=1000, ranks=()):
     buffer = Buffer(max_records, max_bytes)
     for number, rank in enumerate(ranks):
-        buffer.put("event", rank, "r", b"%d" % number, len(b"%d" % number))
+        put(buffer, rank, b"%d" % number)
     return buffer
 
 
@@ -28,9 +32,9 @@ def test_records_leave_in_the_order_of_their_emits():
 def test_the_oldest_debug_goes_first_then_the_oldest_info():
     """A missing daemon costs memory up to a bound, then the oldest debug and info go first, counted."""
     buffer = filled(4, ranks=[INFO, DEBUG, KEEP, DEBUG])
-    buffer.put("event", INFO, "r", b"a", len(b"a"))
-    buffer.put("event", KEEP, "r", b"b", len(b"b"))
-    buffer.put("event", KEEP, "r", b"c", len(b"c"))
+    put(buffer, INFO, b"a")
+    put(buffer, KEEP, b"b")
+    put(buffer, KEEP, b"c")
     assert waiting(buffer) == [b"2", b"a", b"b", b"c"]
     assert Dropped(buffer.lost) == 3
     assert Dropped(buffer.lost).by_cause == {"no_daemon": 3}
@@ -40,10 +44,10 @@ def test_the_oldest_debug_goes_first_then_the_oldest_info():
 def test_a_new_record_pushes_out_none_that_matters_more():
     """A debug that finds only info is lost itself, and info that finds only records to keep likewise."""
     buffer = filled(2, ranks=[INFO, INFO])
-    buffer.put("event", DEBUG, "r", b"x", len(b"x"))
+    put(buffer, DEBUG, b"x")
     assert waiting(buffer) == [b"0", b"1"]
     buffer = filled(2, ranks=[KEEP, KEEP])
-    buffer.put("event", INFO, "r", b"x", len(b"x"))
+    put(buffer, INFO, b"x")
     assert waiting(buffer) == [b"0", b"1"]
 
 
@@ -51,7 +55,7 @@ def test_the_bound_holds_even_for_records_that_are_never_shed():
     """When nothing else is left the oldest record of the kept ones goes, and is counted."""
     buffer = filled(2, ranks=[KEEP, KEEP])
     buffer.full_cause = "buffer_full"
-    buffer.put("decision", KEEP, "", b"new", len(b"new"))
+    put(buffer, KEEP, b"new")
     assert waiting(buffer) == [b"1", b"new"]
     assert buffer.lost == {("buffer_full", "event"): 1}
 
@@ -59,12 +63,12 @@ def test_the_bound_holds_even_for_records_that_are_never_shed():
 def test_the_bound_in_bytes_holds_at_the_limit_and_beyond():
     """Bytes are bounded like records; a record larger than the bound is lost without costing the others."""
     buffer = Buffer(100, 10)
-    buffer.put("event", INFO, "", b"x" * 9, len(b"x" * 9))
-    buffer.put("event", INFO, "", b"y", len(b"y"))
+    put(buffer, INFO, b"x" * 9)
+    put(buffer, INFO, b"y")
     assert buffer.lost == {}
-    buffer.put("event", KEEP, "", b"z" * 11, len(b"z" * 11))
+    put(buffer, KEEP, b"z" * 11)
     assert (buffer.queued, sum(buffer.lost.values())) == (2, 1)
-    buffer.put("event", INFO, "", b"w" * 2, len(b"w" * 2))
+    put(buffer, INFO, b"w" * 2)
     assert waiting(buffer) == [b"y", b"ww"]
 
 
@@ -72,7 +76,7 @@ def test_what_is_under_way_counts_towards_the_bound_and_is_not_shed():
     """Records without an answer are memory too, and may be stored already: a new record gives way."""
     buffer = filled(2, ranks=[DEBUG, DEBUG])
     under_way = buffer.take(2, 100)
-    buffer.put("event", KEEP, "", b"x", len(b"x"))
+    put(buffer, KEEP, b"x")
     assert buffer.lost == {("no_daemon", "event"): 1}
     for entry in under_way:
         buffer.accept(entry)
@@ -85,7 +89,7 @@ def test_a_ticket_hears_what_became_of_its_record():
     tickets = [Ticket(lambda: heard.append(1)) for _ in range(3)]
     buffer = Buffer(10, 1000)
     for ticket in tickets:
-        buffer.put("decision", KEEP, "", b"x", len(b"x"), ticket)
+        put(buffer, KEEP, b"x", ticket)
     first, second, third = buffer.take(10, 1000)
     buffer.accept(first)
     buffer.refuse(second, "invalid", "$.context: required")
@@ -109,7 +113,7 @@ def test_each_cause_is_reported_once():
     """on_error hears of a cause once, however often it comes."""
     buffer = filled(1, ranks=[KEEP] * 5)
     buffer.full_cause = "buffer_full"
-    buffer.put("event", KEEP, "", b"x", len(b"x"))
+    put(buffer, KEEP, b"x")
     assert [buffer.take_notice()[0] for _ in range(3)] == ["no_daemon", "buffer_full", ""]
 
 
@@ -125,7 +129,7 @@ class Books(RuleBasedStateMachine):
     @rule(rank=st.sampled_from([DEBUG, INFO, KEEP]), size=st.integers(1, 70), kind=st.sampled_from(["event", "task"]))
     def emit(self, rank, size, kind):
         self.emitted[kind] += 1
-        self.buffer.put(kind, rank, "r", b"x" * size, len(b"x" * size))
+        self.buffer.put(kind, rank, "r", b"x" * size, size)
 
     @rule()
     def never(self):

@@ -1,0 +1,86 @@
+"""What the spool knows in memory of what is on disk: the parts that every commit writes down together.
+
+Recovery fills it, the spool's methods change it, the committer writes it. It belongs to the event loop.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from agentd.outcomes import Cause, State
+from agentd.spool.books import Books
+from agentd.spool.directory import Segment
+from agentd.spool.folder import Folder
+from agentd.spool.journal import Journal
+from agentd.spool.queue import Queue
+from agentd.spool.refs import Refs
+from agentd.spool.seals import Seals
+from agentd.spool.tables import Meta, Table
+
+
+class Limits(Struct, frozen=True):
+    """What the spool may take."""
+
+    quotas: dict[str, int]
+    max_bytes: int
+    dead_bytes: int
+    window_bytes: int
+    directory_bytes: int
+    seen_ids: int
+
+
+class Ledger:
+    """See the module."""
+
+    def __init__(self, folder: Folder, limits: Limits, journal: Journal, now_us: Callable[[], int]) -> None:
+        self.folder = folder
+        self.limits = limits
+        self.journal = journal
+        self.now_us = now_us
+        self.books = Books()
+        self.refs = Refs()
+        self.seals = Seals()
+        self.queues: dict[str, Queue] = {}
+        self.meta = Meta()
+        self.dead_bytes = 0
+        self.dead_count = 0
+        self.dead_lanes: Counter[tuple[str, str]] = Counter()  # their references are kept as long as they are
+        self.quarantined_rows = 0
+        self.disk_full = False
+        self.seen_rows: deque[tuple[int, int]] = deque()  # (row, number of ids), oldest first
+        self.seen_count = 0
+        self._next_rows: dict[Table, int] = dict.fromkeys(Table, 1)
+
+    def next_row(self, table: Table) -> int:
+        """The row number that `take_row` will give next."""
+        return self._next_rows[table]
+
+    def take_row(self, table: Table) -> int:
+        """A row number of a table that no row of it has."""
+        row = self._next_rows[table]
+        self._next_rows[table] = row + 1
+        return row
+
+    def see_row(self, table: Table, row: int) -> None:
+        """A row exists: later ones get higher numbers."""
+        self._next_rows[table] = max(self._next_rows[table], row + 1)
+
+    def add_letter(self, destination: str, lane: str, size: int) -> None:
+        """A dead letter is or will be on disk."""
+        self.dead_count += 1
+        self.dead_bytes += size
+        self.dead_lanes[destination, lane] += 1
+
+    def lose(self, destination: str, segment: Segment, state: State, cause: Cause) -> None:
+        """Book a segment's live records out of the queue, all at once, and have the journal say so."""
+        now = self.now_us()
+        for kind, count in segment.kinds.items():
+            if count:
+                self.books.end(destination, kind, state, cause, count)
+                self.journal.note_lost(
+                    destination, kind, count, state=state, numbers=f"{segment.first}-{segment.last}",
+                    admitted_us=segment.admitted_us, at_us=now, cause=str(cause),
+                )  # fmt: skip
