@@ -179,7 +179,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     def quota_of(self, name: str) -> int:
         """The destination's own `max_bytes`, else an equal share of `spool.max_bytes` (promise 6)."""
         own = self.destinations[name].max_bytes
-        return own if own is not None else self.spool.max_bytes // max(1, len(self.destinations))
+        return int(own) if own is not None else self.spool.max_bytes // max(1, len(self.destinations))
 
 
 class Loaded(Struct, frozen=True):

@@ -11,7 +11,7 @@ import typing
 
 import msgspec
 
-from agentd.records import KINDS, TYPES
+from agentd.records import KINDS, TYPES, Usage
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _NAMES = {"str": "string", "int": "integer", "bool": "boolean", "float": "number", "null": "null", "datetime": "time"}
@@ -43,7 +43,7 @@ def _sentence(what: str, path: str, kind: str) -> str:
         return f"$.kind: expected one of {', '.join(KINDS)}{got}{_nearest(kind, KINDS)}"
     quoted = re.search(r"`([^`]*)`", what)
     if "unknown field" in what and quoted:
-        return f"{path}.{quoted[1][:64]}: unknown field{_of(kind)}{_nearest(quoted[1], _fields(kind))}"
+        return f"{path}.{quoted[1][:64]}: unknown field{_of(kind)}{_nearest(quoted[1], _fields(kind, path))}"
     if "missing required field" in what and quoted:
         return f"{path}.{quoted[1]}: required{' in ' + kind if kind in TYPES else ''}"
     if what.startswith("Invalid enum value"):
@@ -57,7 +57,7 @@ def _sentence(what: str, path: str, kind: str) -> str:
 
 
 def _plain(what: str) -> str:
-    text = re.sub(r"`(\w+)`", lambda m: _NAMES.get(m[1], m[1]), what).replace("`", "")
+    text = re.sub(r"`([^`]*)`", lambda types: re.sub(r"\w+", lambda name: _NAMES.get(name[0], name[0]), types[1]), what)
     return text[:1].lower() + text[1:]
 
 
@@ -65,7 +65,9 @@ def _of(kind: str) -> str:
     return f" of {kind}" if kind in TYPES else ""
 
 
-def _fields(kind: str) -> tuple[str, ...]:
+def _fields(kind: str, path: str) -> tuple[str, ...]:
+    if path == "$.usage":
+        return Usage.__struct_fields__
     return TYPES[kind].__struct_fields__ if kind in TYPES else ()
 
 

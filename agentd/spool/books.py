@@ -62,6 +62,14 @@ class Books:
         ended = sum(self.total(destination, s.value) for s in State if s is not State.QUEUED)
         return self.total(destination, ADMITTED) - ended
 
+    def queued_kinds(self, destination: str) -> dict[str, int]:
+        """The same by kind, kinds with none left out."""
+        found: dict[str, int] = {}
+        for (name, kind, state, _), count in self._counts.items():
+            if name == destination:
+                found[kind] = found.get(kind, 0) + (count if state == ADMITTED else -count)
+        return {kind: count for kind, count in found.items() if count}
+
     def destinations(self) -> list[str]:
         return sorted({destination for destination, *_ in self._counts})
 

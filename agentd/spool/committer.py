@@ -88,7 +88,9 @@ class Committer:
 
     # -- what is handed over -----------------------------------------------------------------------------------------
 
-    def append(self, copies: dict[str, list[Entry]], puts: Sequence[Put], introduced: Sequence[Ref]) -> asyncio.Future[None]:
+    def append(
+        self, copies: dict[str, list[Entry]], puts: Sequence[Put], introduced: Sequence[Ref]
+    ) -> asyncio.Future[None]:
         """Records for the next commit that has room for them."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         size = 0
@@ -167,13 +169,19 @@ class Committer:
             self._dirty.clear()
             if self._has_work():
                 await self._commit()
-            if self._errand is not None:
-                await self._errand()
+            if self._errand is not None and not self._closing:
+                await self._run_errand(self._errand)
                 self._errand = None
             if self._has_work():
                 self._dirty.set()
             elif self._closing:
                 return
+
+    async def _run_errand(self, errand: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await errand()
+        except Exception:  # a defect of ours, and commits go on
+            log.exception("an errand between commits failed", extra={"action": "defect"})
 
     def _has_work(self) -> bool:
         pending, refs = self._pending, self._ledger.refs

@@ -106,7 +106,7 @@ class Loader:
 
     async def _count(self, name: str, lane: str) -> tuple[int, bool]:
         count = 0
-        for segment in self._ledger.queues[name].holding(lane):
+        for segment in self._ledger.queues[name].index.holding(lane):
             try:
                 entries = await self._storage.run(read_segment, segment.key)
             except SpoolDamaged:

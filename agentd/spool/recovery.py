@@ -1,257 +1,339 @@
 """Opening a spool: what is whole is taken over, what is damaged is set aside under `quarantine/`, loudly.
 
 Runs in the storage thread before anything else does. A start reads directories, not bodies, so its time does not grow
-with the bytes that are queued.
+with the bytes that are queued. It changes nothing in the store but for rows that agentd can't have written: what has to go
+goes with the first commit, so that a start also works on a full disk.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from agentd.errors import ConfigError, SpoolDamaged, StateError
 from agentd.outcomes import Cause, State
+from agentd.spool import journal as journals
 from agentd.spool import letters, segments
+from agentd.spool.committer import RETRY_S
+from agentd.spool.directory import Segment
 from agentd.spool.folder import Folder
 from agentd.spool.journal import Journal
-from agentd.spool.queue import Queue, Segment
-from agentd.spool.spool import Limits, Spool
-from agentd.spool.store import DiskFull, Store, key_of, row_of
-from agentd.spool.tables import FORMAT, Meta, Table, decode_meta
+from agentd.spool.ledger import Ledger, Limits
+from agentd.spool.queue import Queue
+from agentd.spool.spool import Spool
+from agentd.spool.store import DiskFull, Rows, Store, key_of, row_of
+from agentd.spool.tables import FORMAT, Meta, Table, decode_meta, ended_key
 from agentd.units import rfc3339
 
 log = logging.getLogger("agentd.spool")
 
-
-class Identities(msgspec.Struct, frozen=True):
-    """What each destination's queue, references and seals belong to: name → platform, base_url and agents as text."""
-
-    of: Mapping[str, str]
+Sync: TypeAlias = Literal["full", "normal"]
+Opener: TypeAlias = Callable[[Path, Sync], Rows]
 
 
 async def open_spool(
     directory: Path,
     *,
-    sync: Literal["full", "normal"],
+    sync: Sync,
     limits: Limits,
     identities: Mapping[str, str],
     journal: Journal,
     now_us: Callable[[], int],
+    opener: Opener = Store,
+    retry_s: float = RETRY_S,
 ) -> Spool:
-    """Open, check and recover; the result still has to be started. Raises StateError, AlreadyRunning, ConfigError."""
+    """Open, check and recover; the result still has to be started. Raises StateError, AlreadyRunning, ConfigError.
+
+    `identities` says what each destination's queue, references and seals belong to: its platform, base_url and agents.
+    """
     folder = Folder(directory)
     folder.open()
     thread = ThreadPoolExecutor(1, thread_name_prefix="agentd-storage")
-    loop = asyncio.get_running_loop()
+    ledger = Ledger(folder, limits, journal, now_us)
     try:
-        store = await loop.run_in_executor(thread, _open_store, folder, sync, now_us())
-        spool = Spool(folder=folder, store=store, thread=thread, limits=limits, journal=journal, now_us=now_us)
-        await loop.run_in_executor(thread, _Recovery(spool, store).run, identities)
+        loop = asyncio.get_running_loop()
+        store, gone = await loop.run_in_executor(thread, _open, ledger, identities, lambda: opener(folder.spool, sync))
     except BaseException:
         thread.shutdown(wait=True)
         folder.close()
         raise
+    spool = Spool(ledger, store, thread, retry_s=retry_s)
+    spool.drop_keys(gone)
     return spool
 
 
-def _open_store(folder: Folder, sync: Literal["full", "normal"], now_us: int) -> Store:
-    for attempt in range(3):
+def _open(ledger: Ledger, identities: Mapping[str, str], opener: Callable[[], Rows]) -> tuple[Rows, list[int]]:
+    store = _open_store(ledger, opener)
+    try:
+        recovery = _Recovery(ledger, store)
+        recovery.run(identities)
+    except BaseException:
+        store.close()
+        raise
+    return store, recovery.gone
+
+
+def _open_store(ledger: Ledger, opener: Callable[[], Rows]) -> Rows:
+    folder = ledger.folder
+    for _ in range(3):
         try:
-            store = Store(folder.spool, sync)
-            _check_format(store)
+            return opener()
         except SpoolDamaged as error:
-            place = folder.set_spool_aside(rfc3339(now_us / 1e6).replace(":", ""))
+            place = folder.set_spool_aside(rfc3339(ledger.now_us() / 1e6).replace(":", ""))
             log.error(
                 "spool damaged: %s; set aside in %s, beginning a new one", error, place, extra={"action": "quarantine"}
             )
-        except (DiskFull, sqlite3.OperationalError) as error:
-            if attempt or not folder.release_ballast():
+        except DiskFull as error:
+            if not folder.release_ballast():
                 raise StateError(f"{folder.spool}: {error}") from error
             log.error("disk full at start (%s): reserve given back", error, extra={"action": "disk_full"})
-        else:
-            return store
     raise StateError(f"{folder.spool}: can't be opened")
 
 
-def _check_format(store: Store) -> None:
-    """A spool of a newer agentd is refused, never set aside: it is whole."""
-    value = store.read(key_of(Table.META, 0))
-    if value is None:
-        return
-    head = msgspec.msgpack.decode(value)
-    if isinstance(head, list) and head and isinstance(head[0], int) and head[0] > FORMAT:
-        store.close()
-        raise StateError(
-            f"the spool has format {head[0]}, this agentd knows {FORMAT}: start the newer agentd that wrote it"
-        )
-
-
 class _Recovery:
-    """One pass over the tables, in the storage thread."""
+    """One pass over the tables. `gone` gathers the keys of rows that nothing needs any more."""
 
-    def __init__(self, spool: Spool, store: Store) -> None:
-        self.spool = spool
+    def __init__(self, ledger: Ledger, store: Rows) -> None:
+        self.ledger = ledger
         self.store = store
+        self.gone: list[int] = []
+        self.changed: set[str] = set()  # destinations that are others now than those that their rows were written for
 
     def run(self, identities: Mapping[str, str]) -> None:
+        meta = self._read_meta()
         self._foreign_rows()
-        self._meta(identities)
-        for name in [*identities, *self.spool.meta.identities]:
+        self._meta(meta or Meta(), identities)
+        for name in self.ledger.meta.identities:
             self._queue(name)
         self._segments()
         self._seals()
         self._letters()
-        self._rest()
+        self._journal()
+        self._intake()
+        self._refs()
+        if meta is None:
+            self._rebuild()
         self._balance()
+
+    # -- the one row that says how to read the others ----------------------------------------------------------------
+
+    def _read_meta(self) -> Meta | None:
+        """None where there is none that can be read. A spool of a newer agentd is whole: it is refused and not touched."""
+        key = key_of(Table.META, 0)
+        try:
+            value = self.store.read(key)
+            if value is None:
+                return None
+            head = msgspec.msgpack.decode(value)
+            if isinstance(head, list) and head and isinstance(head[0], int) and head[0] > FORMAT:
+                raise StateError(
+                    f"the spool has format {head[0]}, this agentd knows {FORMAT}: start the newer agentd that wrote it"
+                )
+            return decode_meta(value)
+        except (SpoolDamaged, msgspec.MsgspecError) as error:
+            log.error("meta row: %s: rebuilt from the others", error, extra={"action": "quarantine"})
+            self._keep_copy("meta", key)
+            return None
+
+    def _meta(self, meta: Meta, identities: Mapping[str, str]) -> None:
+        ledger = self.ledger
+        ledger.meta = meta
+        ledger.books.restore(meta.books)
+        ledger.journal.next_number = meta.journal_number
+        self.changed = {
+            name for name, identity in identities.items() if meta.identities.get(name, identity) != identity
+        }
+        for name in self.changed:
+            if queued := ledger.books.queued(name):
+                raise ConfigError(
+                    f"[destinations.{name}] platform, base_url or agents changed while {queued} records wait for it (they "
+                    f"were taken for {meta.identities[name]}): put the old values back and let it drain, or give the new one "
+                    "another name"
+                )
+        meta.identities = {**meta.identities, **identities}
+
+    def _rebuild(self) -> None:
+        """Without the meta row: no number may be given twice."""
+        ledger = self.ledger
+        following = ledger.meta.next_number
+        for seal in ledger.seals.all():
+            following[seal.destination] = max(following.get(seal.destination, 1), seal.last + 1)
+        for ref in ledger.refs:
+            following[ref.destination] = max(following.get(ref.destination, 1), ref.number + 1)
+        with contextlib.suppress(SpoolDamaged, msgspec.MsgspecError):
+            newest = self.store.read(key_of(Table.JOURNAL, ledger.journal.next_row - 1))
+            if newest is not None:
+                ledger.journal.next_number = journals.decode(newest)[-1].number + 1
+
+    # -- rows that are no rows of ours -------------------------------------------------------------------------------
 
     def _foreign_rows(self) -> None:
         rowids = self.store.foreign()
         if not rowids:
             return
-        place = self.spool.folder.quarantine("foreign-rows")
-        for rowid in rowids:
-            (place / str(rowid)).write_bytes(self.store.copy_rowid(rowid))
-        self.store.delete_rowids(rowids)
-        self.spool.quarantined_rows += len(rowids)
+        place = self.ledger.folder.quarantine("foreign-rows")
+        self.ledger.quarantined_rows += len(rowids)
+        try:
+            for rowid in rowids:
+                (place / str(rowid)).write_bytes(self.store.copy_rowid(rowid))
+            self.store.delete_rowids(rowids)
+        except (OSError, DiskFull, sqlite3.Error) as error:
+            log.error(
+                "%d foreign rows can't be set aside: %s", len(rowids), error, extra={"action": "quarantine"}
+            )  # nothing reads them where they are
+            return
         log.error(
             "%d rows that agentd did not write were set aside in %s", len(rowids), place, extra={"action": "quarantine"}
         )
 
-    def _meta(self, identities: Mapping[str, str]) -> None:
-        value = self.store.read(key_of(Table.META, 0))
-        meta = Meta() if value is None else decode_meta(value)
-        self.spool.meta = meta
-        self.spool.books.restore(meta.books)
-        self.spool.journal.next_number = meta.journal_number
-        for name, identity in identities.items():
-            known = meta.identities.get(name)
-            if known is not None and known != identity and (queued := self.spool.books.queued(name)):
-                self.store.close()
-                raise ConfigError(
-                    f"[destinations.{name}] platform, base_url or agents changed while {queued} records wait for it "
-                    f"(they were taken for {known}): put the old values back and let it drain, or give the new one another name"
-                )
-        meta.identities = {**meta.identities, **identities}
+    def _set_aside(self, folder: str, key: int, error: Exception) -> None:
+        """A row of which nothing can be read; how many records it held shows when the books are balanced."""
+        self.ledger.quarantined_rows += 1
+        log.error("%s: set aside", error, extra={"action": "quarantine"})
+        if self._keep_copy(folder, key):
+            self.gone.append(key)
+
+    def _keep_copy(self, folder: str, key: int) -> bool:
+        value = b""
+        with contextlib.suppress(SpoolDamaged):
+            value = self.store.read(key) or b""
+        try:
+            (self.ledger.folder.quarantine(folder) / f"{key:x}").write_bytes(value)
+        except OSError as error:
+            log.error("can't keep a copy of row %#x: %s", key, error, extra={"action": "quarantine"})
+            return False
+        return True
+
+    # -- the queues --------------------------------------------------------------------------------------------------
 
     def _queue(self, name: str) -> Queue:
-        queue = self.spool.queues.get(name)
+        queue = self.ledger.queues.get(name)
         if queue is None:
-            share = max(1, len(self.spool.limits.quotas))
-            limits = self.spool.limits
-            queue = self.spool.queues[name] = Queue(name, limits.window_bytes // share, limits.directory_bytes // share)
+            limits = self.ledger.limits
+            share = max(1, len(limits.quotas))
+            queue = Queue(name, limits.window_bytes // share, limits.directory_bytes // share)
+            self.ledger.queues[name] = queue
         return queue
 
     def _segments(self) -> None:
         found: dict[str, list[Segment]] = {}
         bitmaps = dict(self.store.rows(Table.ENDED))
-        highest = 0
+        meta = self.ledger.meta
         for key, tag, _size in self.store.tags(Table.SEGMENT):
-            highest = max(highest, row_of(key))
+            meta.next_segment = max(meta.next_segment, row_of(key) + 1)
             try:
                 name, segment = self._segment(key, tag)
-                bitmap = bitmaps.pop(key_of(Table.ENDED, row_of(key)), None)
-                if bitmap is not None:
-                    segment.restore_bitmap(bitmap)
-            except (SpoolDamaged, ValueError, msgspec.MsgspecError) as error:
-                self._set_aside(key, error)
+            except (SpoolDamaged, ValueError) as error:
+                self._set_aside("segments", key, error)
                 continue
+            self._ended(segment, bitmaps.pop(ended_key(key), None))
+            following = meta.next_number.get(name, 1)
+            meta.next_number[name] = max(following, segment.last + 1)
             found.setdefault(name, []).append(segment)
-            following = self.spool.meta.next_number
-            following[name] = max(following.get(name, 1), segment.last + 1)
-        self.spool.meta.next_segment = max(self.spool.meta.next_segment, highest + 1)
         for name, rows in found.items():
             self._queue(name).recover(rows)
-        if bitmaps:
-            self.store.commit([], bitmaps)
+        self.gone += bitmaps
 
     def _segment(self, key: int, tag: bytes | None) -> tuple[str, Segment]:
         """From its directory, or from its records where the directory is damaged."""
         try:
             directory = segments.decode_directory(key, tag)
-        except SpoolDamaged:
+        except SpoolDamaged as error:
+            log.error("%s: made anew from the records", error, extra={"action": "repaired"})
             name, entries = segments.decode(key, self.store.read(key) or b"")
             directory = segments.encode(name, entries).directory
         return directory.destination, Segment(key, directory)
 
-    def _set_aside(self, key: int, error: Exception) -> None:
-        """A row of which nothing can be read; how many records it held shows when the books are balanced."""
-        value = b""
+    def _ended(self, segment: Segment, bitmap: bytes | None) -> None:
+        if bitmap is None:
+            return
         try:
-            value = self.store.read(key) or b""
-        except SpoolDamaged:
-            log.error("row %#x can't even be copied", key, extra={"action": "quarantine"})
-        (self.spool.folder.quarantine("segments") / f"{key:x}").write_bytes(value)
-        self.store.commit([], [key, key_of(Table.ENDED, row_of(key))])
-        self.spool.quarantined_rows += 1
-        log.error("%s: set aside", error, extra={"action": "quarantine"})
+            segment.restore_bitmap(bitmap)
+        except SpoolDamaged as error:
+            # rather twice than never: what it says of the records is lost, the records are not
+            log.error(
+                "segment %#x: which of its records have ended is damaged (%s): all are sent again", segment.key, error,
+                extra={"action": "quarantine"},
+            )  # fmt: skip
+            self._keep_copy("endings", ended_key(segment.key))
+            self.gone.append(ended_key(segment.key))
+
+    def _balance(self) -> None:
+        """Records that the books hold and the disk does not, or the other way round: damage that nothing else can count."""
+        for name, queue in self.ledger.queues.items():
+            live: Counter[str] = Counter()
+            for segment in queue.segments.values():
+                live.update(segment.kinds)
+            booked = self.ledger.books.queued_kinds(name)
+            for kind in sorted({*live, *booked}):
+                missing = booked.get(kind, 0) - live[kind]
+                if missing > 0:
+                    log.error(
+                        "%s: %d records (%s) are missing on disk: booked as quarantined", name, missing, kind,
+                        extra={"action": "quarantine"},
+                    )  # fmt: skip
+                    self.ledger.books.end(name, kind, State.QUARANTINED, Cause.DAMAGED, missing)
+                elif missing < 0:
+                    log.error(
+                        "%s: %d records (%s) more on disk than in the books: booked as admitted", name, -missing, kind,
+                        extra={"action": "recovered"},
+                    )  # fmt: skip
+                    self.ledger.books.admit(name, kind, -missing)
+
+    # -- the other tables --------------------------------------------------------------------------------------------
 
     def _seals(self) -> None:
+        seals = self.ledger.seals
         rows = [(row_of(key), value) for key, value in self.store.rows(Table.SEAL)]
-        damaged = self.spool.seals.restore(rows)
-        gone = [*damaged, *self.spool.seals.empty_rows()]
-        if gone:
-            self.store.commit([], [key_of(Table.SEAL, row) for row in gone])
-        if damaged:
-            log.error(
-                "%d rows of seals damaged: their batches may be regrouped", len(damaged), extra={"action": "quarantine"}
-            )
+        for row, _ in rows:
+            self.ledger.see_row(Table.SEAL, row)
+        damaged = seals.restore(rows)
+        for row in damaged:
+            error = SpoolDamaged(f"seals {row}: damaged, their batches may be regrouped")
+            self._set_aside("seals", key_of(Table.SEAL, row), error)
+        for seal in [seal for seal in seals.all() if seal.destination in self.changed]:
+            seals.retire(seal)  # nothing waits there: its records ended, the row lived on for its neighbours
+        self._forget(Table.SEAL, seals.empty_rows([row for row, _ in rows if row not in damaged]))
 
     def _letters(self) -> None:
         for key, tag, size in self.store.tags(Table.DEAD):
-            self._see(Table.DEAD, key)
-            self.spool.dead_count += 1
-            self.spool.dead_bytes += size
+            self.ledger.see_row(Table.DEAD, row_of(key))
             try:
-                letters.decode_brief(tag)
-            except msgspec.MsgspecError:
-                self.store.commit([], [key])
-                self.spool.quarantined_rows += 1
-                log.error("dead letter %#x: its tag is damaged", key, extra={"action": "quarantine"})
+                brief = letters.decode_brief(tag)
+            except msgspec.MsgspecError as error:
+                self._set_aside("dead-letters", key, error)
+            else:
+                self.ledger.add_letter(brief.destination, brief.lane, size)
 
-    def _rest(self) -> None:
-        spool = self.spool
-        for row, _ in self.store.rows(Table.SEAL):
-            self._see(Table.SEAL, row)
+    def _journal(self) -> None:
         for key, tag, size in self.store.tags(Table.JOURNAL):
-            spool.journal.restore(row_of(key), size, int.from_bytes(tag or b"", "little"))
+            self.ledger.journal.restore(row_of(key), size, int.from_bytes(tag or b"", "little"))
+
+    def _intake(self) -> None:
+        ledger = self.ledger
         for key, tag, _ in self.store.tags(Table.SEEN):
-            self._see(Table.SEEN, key)
+            ledger.see_row(Table.SEEN, row_of(key))
             count = int.from_bytes(tag or b"", "little")
-            spool.seen_rows.append((row_of(key), count))
-            spool.seen_count += count
+            ledger.seen_rows.append((row_of(key), count))
+            ledger.seen_count += count
         for key, _, _ in self.store.tags(Table.STREAM):
-            self._see(Table.STREAM, key)
-        damaged = spool.refs.restore((row_of(key), value) for key, value in self.store.rows(Table.REF))
-        if damaged:
-            log.error("%d references damaged", len(damaged), extra={"action": "quarantine"})
+            ledger.see_row(Table.STREAM, row_of(key))
 
-    def _see(self, table: Table, key: int) -> None:
-        self.spool.see_row(table, row_of(key))
+    def _refs(self) -> None:
+        refs = self.ledger.refs
+        for row in refs.restore((row_of(key), value) for key, value in self.store.rows(Table.REF)):
+            self._set_aside("references", key_of(Table.REF, row), SpoolDamaged(f"reference {row}: damaged"))
+        for name in self.changed:
+            refs.forget(name)
 
-    def _balance(self) -> None:
-        """Records that the books hold and the disk does not: damage that nothing else could count."""
-        for name, queue in self.spool.queues.items():
-            missing = self.spool.books.queued(name) - queue.live
-            if missing > 0:
-                log.error(
-                    "%s: %d records are missing on disk: booked as quarantined",
-                    name,
-                    missing,
-                    extra={"action": "quarantine"},
-                )
-                self.spool.books.end(name, "unknown", State.QUARANTINED, Cause.DAMAGED, missing)
-            elif missing < 0:
-                log.warning(
-                    "%s: %d records more on disk than in the books: booked as admitted",
-                    name,
-                    -missing,
-                    extra={"action": "recovered"},
-                )
-                self.spool.books.admit(name, "unknown", -missing)
+    def _forget(self, table: Table, rows: Iterable[int]) -> None:
+        self.gone += [key_of(table, row) for row in rows]

@@ -28,6 +28,9 @@ class Refs:
     def __len__(self) -> int:
         return len(self._refs)
 
+    def __iter__(self) -> Iterator[Ref]:
+        return iter(self._refs.values())
+
     def get(self, destination: str, kind: str, local_id: str) -> Ref | None:
         return self._refs.get((destination, kind, local_id))
 

@@ -98,12 +98,10 @@ class Seals:
                 self._rows[seal.row] -= 1
         return damaged
 
-    def empty_rows(self) -> list[int]:
-        """Rows without a live seal, after a start."""
-        empty = [row for row, count in self._rows.items() if count == 0]
-        for row in empty:
-            del self._rows[row]
-        return empty
+    def empty_rows(self, rows: Iterable[int]) -> list[int]:
+        """Those of the restored rows that hold no live seal."""
+        self._rows = {row: count for row, count in self._rows.items() if count}
+        return [row for row in rows if row not in self._rows]
 
 
 def _replaces(later: Seal, earlier: Seal) -> bool:

@@ -18,6 +18,7 @@ from agentd.queued import Death, Entry, Ref, Seal
 from agentd.records import EVIDENCE, INTRODUCES, RUN_ENDS, LossClass
 from agentd.spool import letters
 from agentd.spool.committer import RETRY_S, Committer
+from agentd.spool.compact import Compactor
 from agentd.spool.directory import Segment
 from agentd.spool.folder import FLOOR_BYTES
 from agentd.spool.ledger import Ledger
@@ -52,6 +53,7 @@ class Spool:
         self._storage = Storage(store, thread)
         self._committer = Committer(ledger, self._storage, pushed=self._pushed, room=self._tell_room, retry_s=retry_s)
         self._loader = Loader(ledger, self._storage, self._committer, retry_s)
+        self._compactor = Compactor(ledger, self._storage, self._committer, self._loader.fill)
         self._room: set[asyncio.Future[None]] = set()
 
     # -- what others may see -----------------------------------------------------------------------------------------
@@ -110,13 +112,15 @@ class Spool:
         self._loader.listen(destination, listener)
 
     def tick(self, now_us: int, keep_us: int) -> None:
-        """Housekeeping, about once a second: counts to disk, references that nobody needs any more, free space."""
+        """Housekeeping, about once a second: counts to disk, references that nobody needs any more, free space, rewriting."""
         if self.refs.write_counts():
             self._committer.wake()
         oldest = min((at for queue in self.queues.values() if (at := queue.oldest_us()) is not None), default=now_us)
         if self.refs.prune(min(now_us - keep_us, oldest), self.ledger.dead_lanes):
             self._committer.wake()
+        self.drop_rows(Table.JOURNAL, self.journal.expired(now_us))
         self.check_disk()
+        self._compactor.tick()
 
     def check_disk(self) -> None:
         """Look at the free space; call it now and then. Takes records again as soon as there is room."""
@@ -151,7 +155,7 @@ class Spool:
             return True
         # what arrives may not push out what is worth more
         classes = (LossClass.DEBUG,) if loss is LossClass.DEBUG else (LossClass.DEBUG, LossClass.INFO)
-        if sum(queue.class_bytes[shedding] for shedding in classes) < excess:
+        if sum(queue.index.class_bytes[shedding] for shedding in classes) < excess:
             return False  # shedding would not help: nothing is lost in vain
         for shedding in classes:
             self._shed(queue, shedding, excess + _SHED_STEP)
@@ -216,9 +220,13 @@ class Spool:
 
     def drop_rows(self, table: Table, rows: Iterable[int]) -> None:
         """Delete rows of one of intake's tables with the next commit."""
-        for row in rows:
-            self._committer.delete(key_of(table, row))
-        self._committer.wake()
+        self.drop_keys(key_of(table, row) for row in rows)
+
+    def drop_keys(self, keys: Iterable[int]) -> None:
+        """Delete rows of whatever table with the next commit."""
+        for key in keys:
+            self._committer.delete(key)
+            self._committer.wake()
 
     def seen(self, value: bytes, count: int) -> Put:
         """A row of ids for the dedupe window; lets the oldest rows go that the window has passed."""

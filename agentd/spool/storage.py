@@ -22,9 +22,7 @@ class Storage:
 
     async def run(self, job: Callable[Concatenate[Rows, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`job(store, *args)` in the storage thread."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, lambda: job(self._store, *args, **kwargs)
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: job(self._store, *args, **kwargs))
 
     def begin(self, job: Callable[Concatenate[Rows, P], None], *args: P.args, **kwargs: P.kwargs) -> None:
         """The same without waiting; the job looks after its own errors."""

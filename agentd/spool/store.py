@@ -286,7 +286,9 @@ def _mapped() -> Iterator[None]:
         cause = error.__context__
         if cause is not None and "full" in str(cause):
             raise DiskFull(str(cause)) from error
-        raise sqlite3.OperationalError(f"can't begin a transaction: {cause or 'locked'}") from error
+        failure = sqlite3.OperationalError(f"can't begin a transaction: {cause or 'locked'}")
+        failure.sqlite_errorcode = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_BUSY)
+        raise failure from error
     except sqlite3.OperationalError as error:
         if "full" in str(error):
             raise DiskFull(str(error)) from error

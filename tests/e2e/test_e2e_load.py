@@ -38,7 +38,7 @@ def test_a_platform_that_fails_and_loses_answers_costs_nothing(world):
 
 def _rests_were_granted(world):
     """Promise 5: after a 429 nothing is sent before `Retry-After` is over, but for what was under way already."""
-    requests = world.platform.ask(world.platform.sandbox.requests)
+    requests = world.platform.requests()
     refused = [request.at for request in requests if request.status == 429]
     assert refused
     early = [(request.at - at) for at in refused for request in requests if 0.3 < request.at - at < 0.95]

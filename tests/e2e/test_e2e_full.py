@@ -1,0 +1,229 @@
+"""Queues and disks that are full: what is shed, what is refused, and what happens when there is room again."""
+
+import os
+import subprocess
+import threading
+import time
+
+import pytest
+from harness import Frames, wait_for
+
+FULL = "spool full"
+
+
+def _missing(world, run):
+    """Accepted and not at the platform."""
+    found = {event["payload"]["n"] for event in world.platform.run(run)["events"]}
+    return world.ledger.events[run] - found
+
+
+@pytest.fixture
+def daemon(world):
+    """A daemon with a queue of 200 KiB and a platform that is down. The run's start is the head: nothing else is sealed."""
+    daemon = world.daemon(destination={"max_bytes": "200KiB"}, intake={"max_pending_bytes": "256KiB"})
+    world.platform.down()
+    with Frames(daemon) as client:
+        assert client.deliver(world.ledger, [world.ledger.start("r")]) == {}
+    wait_for(lambda: daemon.books()["state"] == "waiting", 10, daemon.books)
+    return daemon
+
+
+def test_a_full_queue_sheds_debug_before_info(world, daemon):
+    """Promise 6: for what is worth more, the oldest `debug` events go first, counted by cause; then `info`; `warn` never."""
+    ledger = world.ledger
+    levels = {}
+
+    def push(client, level, count):
+        records = ledger.events_of("r", count, level=level, size=1000)
+        levels.update({record["payload"]["n"]: level for record in records})
+        return client.deliver(ledger, records)
+
+    with Frames(daemon) as client:
+        for level, count in (("warn", 20), ("info", 60), ("debug", 60)):
+            assert push(client, level, count) == {}
+        assert daemon.balanced()["shed"] == 0
+        while not daemon.balanced()["shed"]:  # info pushes debug out
+            assert push(client, "info", 5) == {}
+        books = daemon.balanced()
+        assert books["shed"] <= 60
+        assert books["causes"]["shed"] == {"queue_full": books["shed"]}
+        world.platform.up()
+        daemon.drained()
+        missing = _missing(world, "r")
+        assert len(missing) == books["shed"]
+        assert {levels[number] for number in missing} == {"debug"}
+        assert client.deliver(ledger, [ledger.end("r")]) == {}
+
+
+def test_a_full_queue_refuses_what_may_not_be_shed(world, daemon):
+    """Promise 6: when nothing is left to shed, `warn`, `error` and lifecycle records are refused by name, and none that was taken is lost."""
+    ledger = world.ledger
+    levels = {}
+    refused = {}
+    with Frames(daemon) as client:
+        for level in ("debug", "info"):
+            records = ledger.events_of("r", 20, level=level, size=1000)
+            levels.update({record["payload"]["n"]: level for record in records})
+            assert client.deliver(ledger, records) == {}
+        while not refused:
+            records = ledger.events_of("r", 10, level="warn", size=1000)
+            levels.update({record["payload"]["n"]: "warn" for record in records})
+            refused = client.deliver(ledger, records)
+        assert set(refused.values()) == {FULL}
+        books = daemon.balanced()
+        assert (books["shed"], books["causes"]["shed"]) == (40, {"queue_full": 40})
+        for record in (ledger.event("r", level="error", size=1000), ledger.event("r", level="debug", size=1000)):
+            assert client.deliver(ledger, [record]) == {0: FULL}
+        filler = ledger.events_of("r", 30, level="error", size=100)
+        assert FULL in client.deliver(ledger, filler).values()
+        assert client.deliver(ledger, [ledger.end("r", output="x" * 1000)]) == {0: FULL}
+        assert daemon.balanced()["shed"] == 40
+        assert daemon.status()["intake"]["refused"]["spool_full"] >= 4
+        daemon.kill()  # a full queue stands a crash as well
+    daemon.start()
+    assert daemon.balanced()["shed"] == 40
+    world.platform.up()
+    daemon.drained()
+    assert {levels[number] for number in _missing(world, "r")} == {"debug", "info"}
+    with Frames(daemon) as client:
+        assert client.deliver(ledger, [ledger.end("r")]) == {}
+
+
+def test_who_asks_for_no_answer_is_not_read_while_the_queue_is_full(world, daemon):
+    """Section 1: backpressure reaches a client that wants no answers; nothing of it is dropped, all goes through when there is room."""
+    ledger = world.ledger
+    with Frames(daemon) as client:
+        while not client.deliver(ledger, ledger.events_of("r", 10, level="warn", size=1000)):
+            pass
+    refused = daemon.status()["intake"]["refused"]
+    records = ledger.events_of("r", 2000, level="warn", size=1000)
+    sent = []
+
+    def send():
+        with Frames(daemon) as silent:
+            silent.socket.settimeout(60)
+            for record in records:
+                silent.send(record)
+                sent.append(record)
+            silent.half_close()
+            assert silent.is_closed()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    wait_for(lambda: len(sent) > 50 and _stands_still(sent), 20, lambda: f"{len(sent)} sent")
+    assert len(sent) < 1500
+    books = daemon.balanced()
+    assert (books["shed"], books["dead"]) == (0, 0)
+    world.platform.up()
+    sender.join(40)
+    assert not sender.is_alive()
+    ledger.took(records)
+    daemon.drained()
+    assert daemon.status()["intake"]["refused"] == refused
+
+
+def _stands_still(sent):
+    before = len(sent)
+    time.sleep(0.5)
+    return len(sent) == before
+
+
+def _fill(folder, leave):
+    """Write a file until only `leave` bytes are free."""
+    with (folder / "filler").open("ab") as file:
+        while (free := os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize) > leave:
+            try:
+                file.write(bytes(min(free - leave, 2**20)))
+                file.flush()
+            except OSError:
+                return
+
+
+@pytest.fixture
+def disk(world):
+    """A file system of 96 MiB, of which agentd keeps 16 as its reserve."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file system")
+    place = world.folder / "m"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=96m,mode=700", "agentd-test", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"mount: {mounted.stderr.decode().strip()}")
+    world.on_exit(lambda: subprocess.run(["umount", "-l", place], check=True))
+    return place
+
+
+@pytest.mark.parametrize("leave", [0, 20 * 2**20], ids=["nothing free", "little free"])
+def test_a_full_disk_refuses_and_recovers(world, disk, leave):
+    """Promise 1: on a full disk new records are refused by name, what is there is delivered, and with room again all goes on."""
+    daemon = world.daemon(spool={"directory": str(disk / "state"), "max_bytes": "64MiB"})
+    daemon.expected = {"disk_full", "commit_failed"}
+    ledger = world.ledger
+    world.platform.down()
+    with Frames(daemon) as client:
+        assert client.deliver(ledger, [ledger.start("r"), *ledger.events_of("r", 500, size=1000)]) == {}
+        _fill(disk, leave)
+        refused = wait_for(lambda: client.deliver(ledger, ledger.events_of("r", 20, size=10_000)), 20, daemon.status)
+        assert set(refused.values()) == {FULL}
+        wait_for(lambda: daemon.status()["spool"]["full"], 10, daemon.status)
+        assert client.deliver(ledger, [ledger.end("r")]) == {0: FULL}
+        daemon.balanced()
+        world.platform.up()
+        delivered = daemon.drained()["delivered"]
+        assert delivered == 1 + len(ledger.events["r"])
+        assert daemon.status()["spool"]["full"]
+        (disk / "filler").unlink()
+        wait_for(lambda: not client.deliver(ledger, ledger.events_of("r", 1)), 20, daemon.status)
+        assert client.deliver(ledger, ledger.events_of("r", 100, size=1000)) == {}
+        assert client.deliver(ledger, [ledger.end("r")]) == {}
+    assert not daemon.status()["spool"]["full"]
+    assert daemon.entries("disk_recovered")
+    assert daemon.drained()["delivered"] == delivered + 102
+
+
+def test_a_disk_that_fills_up_under_load_loses_nothing_that_was_acknowledged(world, disk):
+    """Promise 1: whichever commit the disk's end meets, an acknowledgement stands and a refusal is one; kill -9 on the full disk included."""
+    daemon = world.daemon(spool={"directory": str(disk / "state"), "max_bytes": "90MiB"})
+    daemon.expected = {"disk_full", "commit_failed"}
+    ledger = world.ledger
+    world.platform.down()
+    refused = 0
+    with Frames(daemon) as client:
+        assert client.deliver(ledger, [ledger.start("r")]) == {}
+        _fill(disk, 40 * 2**20)
+        for _ in range(300):
+            refused += len(client.deliver(ledger, ledger.events_of("r", 20, level="warn", size=10_000)))
+            if refused > 200:
+                break
+        assert refused
+    daemon.balanced()
+    daemon.kill()
+    (disk / "filler").unlink()
+    daemon.start()
+    assert daemon.balanced()["queued"] == 1 + len(ledger.events["r"])
+    world.platform.up()
+    with Frames(daemon) as client:
+        wait_for(lambda: not client.deliver(ledger, [ledger.event("r")]), 20, daemon.status)
+        assert client.deliver(ledger, [ledger.end("r")]) == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
+def test_a_start_on_a_full_disk_delivers_what_is_there(world, disk):
+    """Promise 1: a daemon that is started on a full disk delivers its queue, and takes records when there is room."""
+    daemon = world.daemon(spool={"directory": str(disk / "state"), "max_bytes": "64MiB"})
+    daemon.expected = {"disk_full", "commit_failed"}
+    ledger = world.ledger
+    world.platform.down()
+    with Frames(daemon) as client:
+        assert client.deliver(ledger, [ledger.start("r"), *ledger.events_of("r", 500, size=1000)]) == {}
+    daemon.kill()
+    _fill(disk, 0)
+    daemon.start()
+    world.platform.up()
+    assert daemon.drained()["delivered"] == 501
+    (disk / "filler").unlink()
+    with Frames(daemon) as client:
+        wait_for(lambda: not client.deliver(ledger, ledger.events_of("r", 1)), 20, daemon.status)
+        assert client.deliver(ledger, [ledger.end("r")]) == {}
