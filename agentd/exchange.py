@@ -42,6 +42,7 @@ class Call(Struct, frozen=True):
     batch: bool = False  # takes several records of one lane; otherwise one, sent at once and with what is before it
     repeat: bool = True  # may be sent again when its answer was lost
     strict_key: bool = False  # the platform refuses another body under the same key: the sealed body itself is kept
+    newest_only: bool = False  # an older record of the lane is worthless once there is a newer one: heartbeats
 
 
 class Request(Struct, frozen=True):
@@ -89,6 +90,21 @@ class Context(Struct, frozen=True):
         [str, str], str | None
     ]  # the platform's id for (kind, local id); None where an optional one is dead
     inject_id: bool = True
+    options: Mapping[str, str] = {}  # `[destinations.NAME.options]`: which of a platform's variants to speak
+
+
+class Sending(Struct, frozen=True):
+    """What the headers of one try may depend on; unlike the body they may differ from try to try."""
+
+    api_key: str
+    idempotency_key: str
+    now_s: float  # Unix time
+    body: bytes = b""
+    signing_secret: str | None = None
+
+    def __repr__(self) -> str:
+        """Without the secrets."""
+        return f"<Sending {self.idempotency_key}>"
 
 
 class Unencodable(AgentdError):  # noqa: N818 - a state of the record
@@ -109,7 +125,7 @@ class Platform(Protocol):
     calls: Mapping[str, Call]  # kind → call; its keys are the kinds that the platform takes
     introduces: frozenset[str]  # kinds whose answer names an id
 
-    def headers(self, api_key: str, idempotency_key: str) -> dict[str, str]:
+    def headers(self, sending: Sending) -> dict[str, str]:
         """Authentication and idempotency, for every request."""
         ...
 

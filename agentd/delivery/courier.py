@@ -23,7 +23,19 @@ from agentd.delivery.backoff import Backoff
 from agentd.delivery.circuit import Circuit, Health
 from agentd.delivery.lanes import Hold, Lane, Lanes
 from agentd.delivery.ports import Outbox
-from agentd.exchange import Attempt, Call, Context, Lost, Platform, Reference, Request, Response, Transport, Unencodable
+from agentd.exchange import (
+    Attempt,
+    Call,
+    Context,
+    Lost,
+    Platform,
+    Reference,
+    Request,
+    Response,
+    Sending,
+    Transport,
+    Unencodable,
+)
 from agentd.identity import text_of
 from agentd.outcomes import Cause, Delivered, Pause, Reject, Retry, Scope, Split, Unknown, Verdict
 from agentd.queued import DEAD, KNOWN, Death, Entry, Seal
@@ -342,7 +354,7 @@ class Courier:
             reason = "an earlier try may have been taken, and this call must not be repeated"
             await self._bury(lane, seal, entries, _death(Cause.OUTCOME_UNKNOWN, reason, lane, seal, None))
             return
-        headers = self.platform.headers(self.settings.api_key, seal.key)
+        headers = self.platform.headers(Sending(self.settings.api_key, seal.key, self._now_us() / 1e6, request.body))
         maybe_taken = seal.tried
         seal.tried = True
         begun = self._clock()

@@ -15,7 +15,19 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from agentd.exchange import ANSWER_BYTES, Attempt, Call, Context, Item, Lost, Reference, Request, Response, Unencodable
+from agentd.exchange import (
+    ANSWER_BYTES,
+    Attempt,
+    Call,
+    Context,
+    Item,
+    Lost,
+    Reference,
+    Request,
+    Response,
+    Sending,
+    Unencodable,
+)
 from agentd.identity import text_of
 from agentd.outcomes import Delivered, Learned, Pause, Reject, Retry, Scope, Unknown, Verdict
 from agentd.platforms.base import by_status, lost
@@ -91,8 +103,8 @@ class AgentOS:
         "run.cancel": Call("run/cancel", f"{_PREFIX}/run/cancel"),
     }
 
-    def headers(self, api_key: str, idempotency_key: str) -> dict[str, str]:
-        return {"authorization": f"Bearer {api_key}", "idempotency-key": idempotency_key}
+    def headers(self, sending: Sending) -> dict[str, str]:
+        return {"authorization": f"Bearer {sending.api_key}", "idempotency-key": sending.idempotency_key}
 
     def references(self, item: Item) -> Sequence[Reference]:
         if item.kind != "run.start":

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agentd import platforms
 from agentd.errors import ConfigError
-from agentd.exchange import Attempt, Call, Context, Lost, Request, Response, Unencodable
+from agentd.exchange import Attempt, Call, Context, Lost, Request, Response, Sending, Unencodable
 from agentd.outcomes import Delivered, Pause, Reject, Retry, Split, Unknown
 from agentd.queued import Entry, Source
 from agentd.records import KINDS, TYPES, Record, kind_of, lane_of, loss_class
@@ -150,7 +150,7 @@ def test_capabilities_are_consistent(platform):
 
 def test_headers_carry_key_and_idempotency_key(platform):
     """Promise 4: the idempotency key goes with every delivered call, beside the platform's key; names are lower case."""
-    headers = platform.headers("the-key", "the-idempotency-key")
+    headers = platform.headers(Sending("the-key", "the-idempotency-key", 1.8e9))
     assert any("the-key" in value for value in headers.values())
     assert "the-idempotency-key" in headers.values()
     assert all(name == name.lower() for name in headers)
@@ -158,7 +158,7 @@ def test_headers_carry_key_and_idempotency_key(platform):
 
 def test_no_repr_shows_a_key(platform):
     """A key is in the headers and in nothing that is printed."""
-    platform.headers("the-key", "k")
+    platform.headers(Sending("the-key", "k", 1.8e9))
     assert "the-key" not in f"{platform!r} {platform.calls!r} {vars(platform)!r}"
 
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from agentd import platforms
-from agentd.exchange import ANSWER_BYTES, Attempt, Context, Lost, Reference, Response, Unencodable
+from agentd.exchange import ANSWER_BYTES, Attempt, Context, Lost, Reference, Response, Sending, Unencodable
 from agentd.outcomes import Delivered, Learned, Pause, Reject, Retry, Scope, Split
 from agentd.queued import Entry, Source
 from agentd.records import Record, kind_of, lane_of, loss_class
@@ -68,7 +68,10 @@ def test_each_kind_has_its_path(kind, path):
 
 def test_headers_are_a_bearer_and_the_key():
     """Authentication as the SDK does it, and the idempotency key with every call."""
-    assert AGENTOS.headers("aos_agent_x", "k") == {"authorization": "Bearer aos_agent_x", "idempotency-key": "k"}
+    assert AGENTOS.headers(Sending("aos_agent_x", "k", 1.8e9)) == {
+        "authorization": "Bearer aos_agent_x",
+        "idempotency-key": "k",
+    }
 
 
 def test_a_start_in_its_least_form():
