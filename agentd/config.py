@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -149,12 +149,18 @@ class Destination(Struct, frozen=True, forbid_unknown_fields=True):
     accept: list[str] | None = None
     copy: bool = False
     api_key: Secret | None = None
+    signing_secret: Secret | None = None
+    options: dict[str, str] | None = None
     max_bytes: Size | None = None
     max_in_flight: int = 8
     timeout: Duration = Duration(30)
     ordering: Literal["run", "agent", "none"] = "run"
     inject_id: bool = True
     batch: Batch | None = None
+
+    def accepts(self, known: Iterable[str]) -> frozenset[str]:
+        """The kinds that it takes of those that its platform knows; `accept = []` is none of them, gates only."""
+        return frozenset(known if self.accept is None else self.accept)
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -192,9 +198,28 @@ class Loaded(Struct, frozen=True):
 SECTIONS: tuple[str, ...] = tuple(Config.__struct_fields__)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RESERVED = frozenset({"v1", "healthz", "readyz", "metrics"})
-_SECRET_KEYS = frozenset({"api_key", "token", "key"})
-# Without a configuration file a platform's own variables make a destination: platform → (key, agent id, base URL)
-_PLATFORM_VARIABLES = {"agentos": ("AGENTOS_API_KEY", "AGENTOS_AGENT_ID", "AGENTOS_BASE_URL")}
+_SECRET_KEYS = frozenset({"api_key", "signing_secret", "token", "key"})
+
+
+class _Variables(Struct, frozen=True):
+    """The variables that a platform's own SDK reads; of several names for one thing the first that is set counts."""
+
+    api_key: tuple[str, ...]
+    agent_id: tuple[str, ...] = ()
+    base_url: tuple[str, ...] = ()
+
+
+# Without a configuration file these make a destination for each platform whose key is set
+_PLATFORM_VARIABLES = {
+    "agentos": _Variables(("AGENTOS_API_KEY",), ("AGENTOS_AGENT_ID",), ("AGENTOS_BASE_URL",)),
+    "decisionos": _Variables(("DECISION_OS_API_KEY",), ("DECISION_OS_AGENT_ID",)),
+    "decidefyi": _Variables(("DECIDE_API_KEY",)),
+    "ascend": _Variables(
+        ("ASCEND_API_KEY", "OWKAI_API_KEY"), ("ASCEND_AGENT_ID",), ("ASCEND_API_URL", "OWKAI_API_URL")
+    ),
+    "aegis": _Variables(("AEGIS_API_KEY",), ("AEGIS_AGENT_ID",), ("AEGIS_API_URL",)),
+}
+KEY_VARIABLES: tuple[str, ...] = tuple(name for known in _PLATFORM_VARIABLES.values() for name in known.api_key)
 
 
 def find(env: Mapping[str, str], cwd: Path = Path()) -> Path | None:
@@ -206,10 +231,16 @@ def find(env: Mapping[str, str], cwd: Path = Path()) -> Path | None:
     return next((place for place in places if os.path.isfile(place)), None)  # noqa: PTH113 - Path.is_file raises where a folder is closed to us
 
 
-def load(path: Path | None, env: Mapping[str, str], uid: int | None = None) -> Loaded:
+def load(
+    path: Path | None,
+    env: Mapping[str, str],
+    uid: int | None = None,
+    kinds_of: Callable[[str], Iterable[str]] = lambda _platform: KINDS,
+) -> Loaded:
     """Read and check the configuration. `path` None means: find it. Raises ConfigError.
 
     Without a file, and without a destination in the environment, the platforms' own variables make the destinations.
+    `kinds_of` knows which kinds a platform takes; without it each is held to take all of them.
     """
     path = path or find(env)
     where = str(path) if path else "environment"
@@ -225,6 +256,7 @@ def load(path: Path | None, env: Mapping[str, str], uid: int | None = None) -> L
     uid = os.getuid() if uid is None else uid
     config = _fill(config, env, uid)
     _check(config, where)
+    _check_overlap(config, where, kinds_of)
     return Loaded(config, str(path) if path else None)
 
 
@@ -250,7 +282,9 @@ def _overlay(table: dict[str, Any], env: Mapping[str, str]) -> None:
             if not isinstance(child, dict):
                 raise ConfigError(f"{variable}: {key} is a value, not a section")
             target = child
-        target[keys[-1]] = _from_text(env[variable])
+        value = _from_text(env[variable])
+        is_option = keys[0] == "destinations" and keys[-2] == "options"  # always text, `409` and `true` as well
+        target[keys[-1]] = env[variable] if is_option and not isinstance(value, str) else value
 
 
 def _from_text(text: str) -> object:
@@ -263,15 +297,23 @@ def _from_text(text: str) -> object:
 
 def _destinations_of(env: Mapping[str, str]) -> dict[str, Any]:
     destinations: dict[str, Any] = {}
-    for platform, (key, agent, url) in _PLATFORM_VARIABLES.items():
-        if env.get(key):
-            table: dict[str, Any] = {"platform": platform, "api_key": {"env": key}}
-            if env.get(agent):
-                table["agent_id"] = env[agent]
-            if env.get(url):
-                table["base_url"] = env[url]
-            destinations[platform] = table
+    for platform, names in _PLATFORM_VARIABLES.items():
+        key = _first_set(names.api_key, env)
+        if key is None:
+            continue
+        table: dict[str, Any] = {"platform": platform, "api_key": {"env": key}}
+        for field_name, variable in (
+            ("agent_id", _first_set(names.agent_id, env)),
+            ("base_url", _first_set(names.base_url, env)),
+        ):
+            if variable is not None:
+                table[field_name] = env[variable]
+        destinations[platform] = table
     return destinations
+
+
+def _first_set(names: Iterable[str], env: Mapping[str, str]) -> str | None:
+    return next((name for name in names if env.get(name)), None)
 
 
 def _check_shape(table: dict[str, Any], where: str) -> None:
@@ -365,7 +407,6 @@ def _check(config: Config, where: str) -> None:
         raise ConfigError(
             f"{where}: the destinations' max_bytes add up to {quotas}, above [spool] max_bytes {config.spool.max_bytes}"
         )
-    _check_overlap(config, where)
 
 
 def _check_destination(name: str, destination: Destination, where: str) -> None:
@@ -396,7 +437,7 @@ def _is_loopback(host: str) -> bool:
     return host in {"localhost", "::1"} or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
 
 
-def _check_overlap(config: Config, where: str) -> None:
+def _check_overlap(config: Config, where: str, kinds_of: Callable[[str], Iterable[str]]) -> None:
     """Two destinations of one platform that take the same kinds of the same agents would send everything twice."""
     names = list(config.destinations)
     for index, first in enumerate(names):
@@ -404,8 +445,10 @@ def _check_overlap(config: Config, where: str) -> None:
             a, b = config.destinations[first], config.destinations[second]
             if a.platform != b.platform or a.copy or b.copy:
                 continue
-            kinds = set(a.accept or KINDS) & set(b.accept or KINDS)
-            if kinds and _agents_overlap(a, b):
+            if not _agents_overlap(a, b):
+                continue
+            known = kinds_of(a.platform)
+            if set(a.accepts(known)) & set(b.accepts(known)):
                 raise ConfigError(
                     f"{where}: [destinations.{first}] and [destinations.{second}] are both {a.platform} and take the same "
                     f"records; give them different agents or accept, or set copy = true where that is wanted"

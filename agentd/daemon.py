@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from agentd import __version__, platforms
-from agentd.config import Config, Destination, Loaded
+from agentd.config import KEY_VARIABLES, Config, Destination, Loaded, Secret
 from agentd.control import DaemonControl
 from agentd.delivery.backoff import Backoff
 from agentd.delivery.batcher import Limits as BatchLimits
@@ -70,17 +70,25 @@ class Target:
         self.destination: Destination = config.destinations[name]
         self.platform: Platform = platforms.load(self.destination.platform)
         self.base_url = self.destination.base_url or self.platform.default_base_url
-        unknown = sorted(set(self.destination.accept or ()) - set(self.platform.calls))
+        self.kinds = self.destination.accepts(self.platform.calls)  # empty: gates only, nothing is queued for it
+        unknown = sorted(self.kinds - set(self.platform.calls))
         if unknown:
             raise ConfigError(f"[destinations.{name}] accept: {self.platform.name} has no call for {unknown[0]}")
         if self.destination.api_key is None:
             raise ConfigError(
                 f'[destinations.{name}] api_key is missing: say api_key = {{ env = "VARIABLE" }} or {{ file = "/path" }}'
             )
+        self.api_key = self._read("api_key", self.destination.api_key, env)
+        secret = self.destination.signing_secret
+        self.signing_secret = None if secret is None else self._read("signing_secret", secret, env)
+        if not self.kinds:
+            log.warning("%s: takes gates only; no record is queued for it", name, extra={"action": "gates_only"})
+
+    def _read(self, key: str, secret: Secret, env: Mapping[str, str]) -> str:
         try:
-            self.api_key = self.destination.api_key.read(env)
+            return secret.read(env)
         except ConfigError as error:
-            raise ConfigError(f"[destinations.{name}] api_key: {error}") from error
+            raise ConfigError(f"[destinations.{self.name}] {key}: {error}") from error
 
     @property
     def identity(self) -> str:
@@ -89,10 +97,6 @@ class Target:
         return f"{self.platform.name} at {self.base_url} for " + (
             "every agent" if agents is None else str(dict(sorted(agents.items())))
         )
-
-    @property
-    def kinds(self) -> frozenset[str]:
-        return frozenset(self.destination.accept or self.platform.calls)
 
     def agent_of(self, local: str) -> str:
         """The platform's id for a local agent name; the name itself where no table says otherwise."""
@@ -135,6 +139,8 @@ class Target:
             reference_wait_us=int(self.config.intake.reference_wait * 1e6),
             agent_of=self.agent_of,
             inject_id=self.destination.inject_id,
+            options=self.destination.options or {},
+            signing_secret=self.signing_secret,
         )
 
 
@@ -142,8 +148,8 @@ def targets_of(config: Config, env: Mapping[str, str]) -> dict[str, Target]:
     """Every configured destination. Raises ConfigError, also when there is none."""
     if not config.destinations:
         raise ConfigError(
-            "no destination: add a section [destinations.NAME] to the configuration, or set AGENTOS_API_KEY "
-            "(and AGENTOS_AGENT_ID, AGENTOS_BASE_URL); 'agentd demo' needs neither"
+            "no destination: add a section [destinations.NAME] to the configuration, or set a platform's own key "
+            f"({', '.join(KEY_VARIABLES)}); 'agentd demo' needs neither"
         )
     return {name: Target(name, config, env) for name in config.destinations}
 

@@ -140,7 +140,7 @@ class MemoryOutbox:
     """One destination's queue in memory (agentd.delivery.ports.Outbox), with what became of each record in plain sight.
 
     With `auto_commit` False every change waits for `commit()` as it would for a disk. `log` holds what was asked of it, in
-    order; `delivered` and `dead` what ended, and how.
+    order; `delivered`, `dead` and `stale` what ended, and how.
     """
 
     def __init__(self, name: str = "cloud", *, dead_limit: int | None = None, auto_commit: bool = True) -> None:
@@ -150,6 +150,7 @@ class MemoryOutbox:
         self.entries: dict[str, list[Entry]] = {}
         self.delivered: list[Entry] = []
         self.dead: list[tuple[Entry, Death]] = []
+        self.stale: list[Entry] = []
         self.blocked: set[str] = set()
         self.log: list[tuple[str, str]] = []
         self._refs: dict[tuple[str, str], Ref] = {}
@@ -195,7 +196,7 @@ class MemoryOutbox:
         """What a daemon finds that starts after a crash: the same records, and seals that may have been tried."""
         other = MemoryOutbox(self.name, dead_limit=self.dead_limit)
         other.entries = {lane: list(entries) for lane, entries in self.entries.items()}
-        other.delivered, other.dead = list(self.delivered), list(self.dead)
+        other.delivered, other.dead, other.stale = list(self.delivered), list(self.dead), list(self.stale)
         other._refs = {key: msgspec.structs.replace(ref) for key, ref in self._refs.items()}
         other._seals = {
             lane: [msgspec.structs.replace(seal, tried=True) for seal in seals] for lane, seals in self._seals.items()
@@ -262,11 +263,15 @@ class MemoryOutbox:
         self.log.append(("bury", death.cause.value))
         for entry in entries:
             self.dead.append((entry, death))
-            kind, _, local_id = entry.lane.partition(":")
-            ref = self._refs.get((kind, local_id))
-            if ref is not None and entry.kind in INTRODUCES and ref.state == INTRODUCED:
-                ref.state = DEAD
+            for ref in self._refs.values():  # by number: a decision's lane may be its run's
+                if ref.number == entry.number and ref.state == INTRODUCED:
+                    ref.state = DEAD
         return self._end(seal, entries)
+
+    def discard_stale(self, entries: Sequence[Entry]) -> asyncio.Future[None]:
+        self.log.append(("discard", str(len(entries))))
+        self.stale.extend(entries)
+        return self._end(None, entries)
 
     def split(self, seal: Seal, parts: Sequence[Seal]) -> asyncio.Future[None]:
         self.log.append(("split", seal.key))

@@ -17,7 +17,7 @@ import click
 
 from agentd.cli.options import config_option, json_option, load_config
 from agentd.cli.terminal import paint, print_json
-from agentd.config import Config, Destination, Listen, Loaded, SpoolConfig
+from agentd.config import KEY_VARIABLES, Config, Destination, Listen, Loaded, Secret, SpoolConfig
 from agentd.errors import AgentdError, ConfigError
 from agentd.paths import MAX_SOCKET_PATH
 from agentd.units import format_duration, format_size
@@ -61,7 +61,7 @@ def examine(loaded: Loaded, env: Mapping[str, str], uid: int) -> Iterator[Findin
         yield Finding(
             "error",
             "[destinations]",
-            "there is none; write one, or set a platform's own variables such as AGENTOS_API_KEY and AGENTOS_AGENT_ID",
+            f"there is none; write one, or set a platform's own key ({', '.join(KEY_VARIABLES)})",
         )
     for name, destination in loaded.config.destinations.items():
         yield from _destination(name, destination, env)
@@ -166,33 +166,38 @@ def _destination(name: str, destination: Destination, env: Mapping[str, str]) ->
     if destination.api_key is None:
         yield Finding("error", about, 'api_key is missing: say api_key = { env = "VARIABLE" } or { file = "/path" }')
     else:
-        yield from _try(about, _secret, destination, env)
+        yield from _try(about, _secret, "api_key", destination.api_key, env)
+    if destination.signing_secret is not None:
+        yield from _try(about, _secret, "signing_secret", destination.signing_secret, env)
 
 
-def _try(about: str, part: Callable[..., str], *arguments: object) -> Iterable[Finding]:
+def _try(about: str, part: Callable[..., Iterable[Finding]], *arguments: object) -> Iterable[Finding]:
     try:
-        return [Finding("ok", about, part(*arguments))]
+        return list(part(about, *arguments))
     except AgentdError as error:
         return [Finding("error", about, str(error))]
 
 
-def _secret(destination: Destination, env: Mapping[str, str]) -> str:
+def _secret(about: str, key: str, secret: Secret, env: Mapping[str, str]) -> Iterator[Finding]:
     """The place only: the secret itself is read and let go."""
-    assert destination.api_key is not None  # noqa: S101 - the caller looked
-    destination.api_key.read(env)
-    return f"api_key from {destination.api_key}"
+    secret.read(env)
+    yield Finding("ok", about, f"{key} from {secret}")
 
 
-def _platform(destination: Destination) -> str:
+def _platform(about: str, destination: Destination) -> Iterator[Finding]:
     from agentd import platforms
 
     platform = platforms.load(destination.platform)
     base_url = destination.base_url or platform.default_base_url
     if not base_url:
         raise ConfigError(f"platform {platform.name} has no usual address: write base_url")
-    foreign = sorted(set(destination.accept or ()) - set(platform.calls))
+    kinds = destination.accepts(platform.calls)
+    foreign = sorted(kinds - set(platform.calls))
     if foreign:
         raise ConfigError(
-            f"accept: {platform.name} does not take {', '.join(foreign)}; it takes {', '.join(platform.calls)}"
+            f"accept: {platform.name} does not take {', '.join(foreign)}; "
+            f"it takes {', '.join(platform.calls) or 'gates only'}"
         )
-    return f"platform {platform.name} at {base_url}"
+    yield Finding("ok", about, f"platform {platform.name} at {base_url}")
+    if not kinds:
+        yield Finding("warning", about, "takes gates only: no record will be queued for it")

@@ -7,7 +7,7 @@ does, so that inside a sidecar they reach the sidecar's daemon and not the host'
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -62,7 +62,13 @@ def load_config() -> Loaded:
     """The configuration that this command line, the environment or the usual places name. Raises ConfigError."""
     from agentd import config
 
-    return config.load(_given().config, os.environ)
+    return config.load(_given().config, os.environ, None, _kinds_of)
+
+
+def _kinds_of(platform: str) -> Iterable[str]:
+    from agentd import platforms
+
+    return platforms.load(platform).calls
 
 
 def daemon(socket: str | None, timeout_s: float = 5.0) -> Daemon:
@@ -83,7 +89,7 @@ def find_socket(given: Path | None, env: Mapping[str, str], uid: int) -> str:
 
     path = given or config.find(env)
     if path is not None and (given is not None or env.get("AGENTD_CONFIG") or os.access(path, os.R_OK)):
-        socket = config.load(path, env, uid).config.listen.socket
+        socket = config.load(path, env, uid, _kinds_of).config.listen.socket
         if (
             socket != client_socket_paths(env, uid)[0]
         ):  # the file names one, and does not leave it to the place that depends on who asks

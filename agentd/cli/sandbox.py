@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from agentd.sandbox import Sandbox
 
 # platform → the variables from which agentd (and the platform's own SDK) takes base URL, key and agent
-_VARIABLES = {"agentos": ("AGENTOS_BASE_URL", "AGENTOS_API_KEY", "AGENTOS_AGENT_ID")}
+_VARIABLES = {
+    "agentos": ("AGENTOS_BASE_URL", "AGENTOS_API_KEY", "AGENTOS_AGENT_ID"),
+    "aegis": ("AEGIS_API_URL", "AEGIS_API_KEY", "AEGIS_AGENT_ID"),
+}
 API_KEY = "sandbox"  # any will do: the sandbox asks for one, not for a certain one
 AGENT_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "agentd:sandbox"))  # the same each time, so that it can be written down
 

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 
 from msgspec import Struct
@@ -59,9 +59,11 @@ class Settings(Struct, frozen=True):
     reference_wait_us: int
     agent_of: Callable[[str], str]
     inject_id: bool = True
+    options: Mapping[str, str] = {}
+    signing_secret: str | None = None
 
     def __repr__(self) -> str:
-        """Without the key."""
+        """Without the secrets."""
         return f"<Settings {self.name}>"
 
 
@@ -102,6 +104,7 @@ class Courier:
         self.lanes = Lanes()
         self.counts = Counts()
         self.flush_through = 0
+        self._newest_only = frozenset(kind for kind, call in platform.calls.items() if call.newest_only)
         self._outbox = outbox
         self._transport = transport
         self._clock = clock
@@ -198,6 +201,7 @@ class Courier:
             self._look_at(lane, now)
 
     def _look_at(self, lane: Lane, now: float) -> None:
+        self._discard_stale(lane.key)
         seals = self._outbox.seals(lane.key)
         if seals:
             members = self._outbox.members(seals[0])
@@ -218,6 +222,15 @@ class Courier:
             self.lanes.hold(lane, Hold.GATHERING, now + wait_s)
         else:
             self.lanes.forget(lane)
+
+    def _discard_stale(self, lane: str) -> None:
+        """Where only the newest counts, all of that kind before it ends here, also what was sealed and waits for its next try."""
+        head = next(self._outbox.peek(lane), None) if self._newest_only else None
+        if head is None or head.kind not in self._newest_only:
+            return
+        *older, _newest = [entry for entry in self._outbox.peek(lane) if entry.kind == head.kind]
+        if older:
+            _ = self._outbox.discard_stale(older)  # nobody has to wait: after a crash they are as stale as before
 
     def _call(self, kind: str) -> Call:
         return self.platform.calls[kind]
@@ -295,7 +308,10 @@ class Courier:
         return introducer
 
     def _context(self) -> Context:
-        return Context(self.settings.agent_of, self._platform_id, self.settings.inject_id)
+        return self._resolving(self._platform_id)
+
+    def _resolving(self, resolve: Callable[[str, str], str | None]) -> Context:
+        return Context(self.settings.agent_of, resolve, self.settings.inject_id, self.settings.options)
 
     def _platform_id(self, kind: str, local_id: str) -> str | None:
         ref = self._outbox.reference(kind, local_id)
@@ -314,7 +330,7 @@ class Courier:
 
     def _encode_as_sealed(self, call: Call, entries: Sequence[Entry], seal: Seal) -> Request:
         """The same bytes as at the first try, also where an id went as the platform's own that is known or dead by now."""
-        own = Context(self.settings.agent_of, lambda _kind, local_id: local_id, self.settings.inject_id)
+        own = self._resolving(lambda _kind, local_id: local_id)
         for context in (self._context(), own):
             with contextlib.suppress(Unencodable):
                 request = self.platform.encode(call, entries, context)
@@ -354,7 +370,8 @@ class Courier:
             reason = "an earlier try may have been taken, and this call must not be repeated"
             await self._bury(lane, seal, entries, _death(Cause.OUTCOME_UNKNOWN, reason, lane, seal, None))
             return
-        headers = self.platform.headers(Sending(self.settings.api_key, seal.key, self._now_us() / 1e6, request.body))
+        key, secret = self.settings.api_key, self.settings.signing_secret
+        headers = self.platform.headers(Sending(key, seal.key, self._now_us() / 1e6, request.body, secret))
         maybe_taken = seal.tried
         seal.tried = True
         begun = self._clock()

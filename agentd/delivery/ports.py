@@ -60,6 +60,10 @@ class Outbox(Protocol):
 
     def bury(self, seal: Seal | None, entries: Sequence[Entry], death: Death) -> asyncio.Future[None]: ...
 
+    def discard_stale(self, entries: Sequence[Entry]) -> asyncio.Future[None]:
+        """A newer record has taken their place: they end unsent, as shed."""
+        ...
+
     def split(self, seal: Seal, parts: Sequence[Seal]) -> asyncio.Future[None]: ...
 
     def dead_room(self, size: int) -> bool:

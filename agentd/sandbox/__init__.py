@@ -13,8 +13,12 @@ adapter would share its misunderstandings. Hence nothing in here imports agentd.
 
 from __future__ import annotations
 
+from agentd.sandbox._ascend_bodies import AscendSwitches
+from agentd.sandbox.aegis import AegisSwitches
 from agentd.sandbox.agentos import AgentosSwitches
 from agentd.sandbox.books import Repeat, RequestLine
+from agentd.sandbox.decidefyi import DecidefyiSwitches
+from agentd.sandbox.decisionos import DecisionosSwitches
 from agentd.sandbox.emulation import Emulation, State
 from agentd.sandbox.faces import Answer, Call, Face, Totals, face_names, load_face
 from agentd.sandbox.faults import Decision, Fault, Faults, fault_from, parse_fault
@@ -22,10 +26,14 @@ from agentd.sandbox.server import Sandbox
 from agentd.sandbox.switches import Switch, parse_switch
 
 __all__ = [
+    "AegisSwitches",
     "AgentosSwitches",
     "Answer",
+    "AscendSwitches",
     "Call",
+    "DecidefyiSwitches",
     "Decision",
+    "DecisionosSwitches",
     "Emulation",
     "Face",
     "Fault",

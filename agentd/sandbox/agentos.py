@@ -334,6 +334,10 @@ class AgentOS:
 
     # -- inspection -----------------------------------------------------------------------------------------------------------
 
+    def act(self, item_id: str, verb: str) -> Answer:
+        """Nothing of a run waits for a person."""
+        return self.refuse(404, f"nothing to {verb} at {item_id}")
+
     def totals(self) -> Totals:
         """Counters; `duplicates` are events stored again under an `agentd_id` seen before."""
         by_status = Counter(run.status for run in self._runs.values())

@@ -14,7 +14,7 @@ import msgspec
 
 from agentd.errors import UsageError
 from agentd.sandbox.books import NO_ANSWER, Books, Repeat, RequestLine, digest
-from agentd.sandbox.faces import Answer, Call, Face, load_face
+from agentd.sandbox.faces import Answer, Call, Face, Keyless, load_face
 from agentd.sandbox.faults import Decision, Faults
 from agentd.sandbox.switches import parse_switch, with_switch
 
@@ -83,7 +83,7 @@ class Emulation:
         """Judge a request whose body is there, commit it, and write it down. A fault with a status keeps it from the face."""
         if decision.ending == "status":
             answer = self._injected(face, decision)
-        elif not self._admitted(face.presented_key(call.headers)):
+        elif not self._admitted(face, call):
             answer = face.refuse(_UNAUTHENTICATED, "missing or unknown API key")
         else:
             answer = face.answer(call)
@@ -110,8 +110,11 @@ class Emulation:
         body_digest = digest(call.body) if decision.ending == "hang" else ""
         self.note(face, call, NO_ANSWER, decision, body_digest=body_digest)
 
-    def _admitted(self, key: str) -> bool:
-        return bool(key) and (self._keys is None or key in self._keys)
+    def _admitted(self, face: Face, call: Call) -> bool:
+        key = face.presented_key(call.headers)
+        if key and (self._keys is None or key in self._keys):
+            return True
+        return isinstance(face, Keyless) and face.opens(call)
 
     def _injected(self, face: Face, decision: Decision) -> Answer:
         if decision.body is not None:
@@ -176,6 +179,13 @@ class Emulation:
             if found is not None:
                 return {"face": name, **found}
         raise KeyError(f"no run {key!r} in the sandbox")
+
+    def act(self, face_name: str, item_id: str, verb: str) -> Answer:
+        """Let a person approve, deny or whatever else the face offers. Raises KeyError if there is no such face."""
+        face = self.faces.get(face_name)
+        if face is None:
+            raise KeyError(f"no platform {face_name!r} in this sandbox")
+        return face.act(item_id, verb)
 
     def requests(self, limit: int | None = None) -> list[RequestLine]:
         """The latest requests, newest first."""

@@ -13,7 +13,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -87,8 +87,19 @@ class Face(Protocol):
     def run(self, key: str, limit: int | None = None, offset: int = 0) -> dict[str, Any] | None:
         """Everything about one run, found by the platform's id or the client's; limit and offset apply to `events`."""
 
+    def act(self, item_id: str, verb: str) -> Answer:
+        """What a person does to a run that a row of `runs` offers under `verbs`, such as approve or deny."""
+
     def reset(self) -> None:
         """Forget everything but the switches."""
+
+
+@runtime_checkable
+class Keyless(Protocol):
+    """A face some of whose addresses need no key; the others don't have this."""
+
+    def opens(self, call: Call) -> bool:
+        """Whether whoever knows this address may ask there: a capability link."""
 
 
 def face_names() -> tuple[str, ...]:

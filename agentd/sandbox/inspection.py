@@ -4,6 +4,7 @@
     GET    /_sandbox/state                    totals
     GET    /_sandbox/runs?limit=&offset=      one row a run, newest first
     GET    /_sandbox/runs/ID?limit=&offset=   one run by the platform's id or the client's, with its events in sequence
+    POST   /_sandbox/act/FACE/ID/VERB         what a person does: approve, deny, whatever the run's row offers under `verbs`
     GET    /_sandbox/requests?limit=          the latest requests, newest first
     GET    /_sandbox/repeats?min=             per idempotency key, over all requests
     POST   /_sandbox/reset                    forget all that was received; faults and switches stay
@@ -18,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, quote, unquote
 
 import msgspec
 
@@ -36,6 +37,7 @@ _PAGE_HEADERS = {
     "Cache-Control": "no-store",
 }
 _PAGE_ROWS = 100
+_FIRST_FAILURE = 400
 _NUMBER = re.compile(r"[0-9]{1,15}")
 
 
@@ -59,7 +61,11 @@ def inspect(emulation: Emulation, method: str, path: str, query: str, body: byte
     """Answer one request below `/_sandbox`; `path` is still percent-encoded."""
     place = path.removeprefix(PREFIX).strip("/")
     try:
-        return _page(emulation, method, place, Query(query)) or _lever(emulation, method, place, query, body)
+        return (
+            _page(emulation, method, place, Query(query))
+            or _act(emulation, method, place)
+            or _lever(emulation, method, place, query, body)
+        )
     except UsageError as error:
         return _refusal(400, "BAD_REQUEST", str(error))
     except msgspec.DecodeError as error:
@@ -89,6 +95,19 @@ def _page(emulation: Emulation, method: str, place: str, query: Query) -> Answer
         run = emulation.run(unquote(key), _PAGE_ROWS, offset)
         return Answer(200, pages.run_page(run, offset, _PAGE_ROWS).encode(), _HTML, _PAGE_HEADERS)
     return None
+
+
+def _act(emulation: Emulation, method: str, place: str) -> Answer | None:
+    """A person's word, by program (`act/…`) or by a button of a page (`view/…`), which then shows what has become of it."""
+    way, _, rest = place.partition("/")
+    if method != "POST" or way not in {"act", "view"} or rest.count("/") != 2:  # noqa: PLR2004 - face, id and verb
+        return None
+    face, item_id, verb = (unquote(part) for part in rest.split("/"))
+    answer = emulation.act(face, item_id, verb)
+    if way == "act" or answer.status >= _FIRST_FAILURE:
+        return answer
+    shown = "/".join(quote(part, safe="") for part in (face, item_id))
+    return Answer(303, headers={"Location": f"{PREFIX}/view/{shown}"})
 
 
 def _lever(emulation: Emulation, method: str, place: str, query_text: str, body: bytes) -> Answer:

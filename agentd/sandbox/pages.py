@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agentd.sandbox.emulation import State
 
 _REFRESH_S = 3
-_HIDDEN = frozenset({"events", "tasks"})  # shown as tables of their own
+_HIDDEN = frozenset({"events", "tasks", "verbs"})  # shown as tables of their own, and as buttons
 _FIRST_FAILURE = 400
 
 _STYLE = """
@@ -37,6 +37,7 @@ code { font: .8125rem/1.45 ui-monospace, monospace; white-space: pre-wrap; overf
 .tiles { display: flex; flex-wrap: wrap; gap: .75rem; padding: 0; list-style: none }
 .tiles li { border: 1px solid var(--line); border-radius: .5rem; padding: .5rem 1rem }
 .tiles b { display: block; font-size: 1.4rem }
+form { display: inline } button { font: inherit }
 .bad { color: var(--bad) } .good { color: var(--good) } .none { opacity: .6 }
 """
 
@@ -85,15 +86,30 @@ def _fields_table(fields: Mapping[str, Any]) -> str:
     return _table(["field", "value"], ([_text(name), _cell(value)] for name, value in fields.items()), "nothing")
 
 
+def _address(row: Mapping[str, Any]) -> str:
+    """Where a run's page is: percent-encoded to the last character and therefore safe in an attribute."""
+    return f"/_sandbox/view/{quote(str(row['face']), safe='')}/{quote(str(row['id']), safe='')}"
+
+
+def _buttons(row: Mapping[str, Any]) -> str:
+    """One button for each thing that a person may do now."""
+    buttons = [
+        f'<form method="post" action="{_address(row)}/{quote(str(verb), safe="")}"><button>{_text(verb)}</button></form>'
+        for verb in row.get("verbs") or ()
+    ]
+    return "".join(buttons) or _cell(None)
+
+
 def _run_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     columns = _columns(rows)
 
+    def cell(row: Mapping[str, Any], name: str) -> str:
+        if name == "id":
+            return f'<a href="{_address(row)}">{_text(row["id"])}</a>'
+        return _buttons(row) if name == "verbs" else _cell(row.get(name))
+
     def cells(row: Mapping[str, Any]) -> list[str]:
-        # The address is percent-encoded to the last character and therefore safe in an attribute.
-        address = f"/_sandbox/view/{quote(str(row['face']), safe='')}/{quote(str(row['id']), safe='')}"
-        return [
-            f'<a href="{address}">{_text(row["id"])}</a>' if name == "id" else _cell(row.get(name)) for name in columns
-        ]
+        return [cell(row, name) for name in columns]
 
     return _table(columns, map(cells, rows), "no runs yet")
 
@@ -173,6 +189,7 @@ def run_page(run: Mapping[str, Any], offset: int, limit: int) -> str:
         f"<nav>{' · '.join(links)}</nav>",
         f"<h1>Run {_text(run.get('external_run_id') or run.get('id'))}</h1>",
         _fields_table(fields),
+        f"<div>{_buttons(run)}</div>" if run.get("verbs") else "",
         "<h2>Tasks</h2>",
         _plain_table(tasks, "no tasks"),
         f"<h2>Events {min(offset + 1, count):,} to {min(offset + limit, count):,} of {count:,}</h2>",

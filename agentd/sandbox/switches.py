@@ -5,14 +5,16 @@ A face keeps them in a frozen Struct, so that the field's type says what may be 
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from agentd.errors import UsageError
-from agentd.units import parse_size
+from agentd.units import parse_duration, parse_size
 
 SwitchesT = TypeVar("SwitchesT", bound=msgspec.Struct)
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")  # a delay may be bare seconds, or have a unit
 
 
 class Switch(NamedTuple):
@@ -33,7 +35,7 @@ def parse_switch(text: str) -> Switch:
 
 
 def with_switch(switches: SwitchesT, name: str, value: Any) -> SwitchesT:
-    """A copy with one switch thrown; text is read leniently, `none` stands for no limit. Raises UsageError."""
+    """A copy with one switch thrown; text is read leniently, delays take units, `none` stands for no limit. Raises UsageError."""
     fields = msgspec.structs.asdict(switches)
     if name not in fields:
         raise UsageError(f"no switch {name!r}; there are {', '.join(fields)}")
@@ -41,6 +43,8 @@ def with_switch(switches: SwitchesT, name: str, value: Any) -> SwitchesT:
         value = None
     elif value is not None and name.endswith("_bytes"):
         value = parse_size(int(value) if str(value).isdigit() else value)
+    elif value is not None and name.endswith("_delay"):
+        value = parse_duration(float(value) if _NUMBER.fullmatch(str(value)) else value)
     elif value is not None:
         value = str(value)
     try:

@@ -63,6 +63,9 @@ class SpoolOutbox:
     def bury(self, seal: Seal | None, entries: Sequence[Entry], death: Death) -> asyncio.Future[None]:
         return self._spool.bury(seal, self.name, entries, death)
 
+    def discard_stale(self, entries: Sequence[Entry]) -> asyncio.Future[None]:
+        return self._spool.discard_stale(self.name, entries)
+
     def split(self, seal: Seal, parts: Sequence[Seal]) -> asyncio.Future[None]:
         return self._spool.split(seal, parts)
 

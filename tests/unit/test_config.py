@@ -186,6 +186,99 @@ def test_a_platforms_own_variables_make_a_destination(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("platform", "env", "expected"),
+    [
+        (
+            "decisionos",
+            {"DECISION_OS_API_KEY": "k", "DECISION_OS_AGENT_ID": "a"},
+            Destination("decisionos", "", "a", api_key=Secret(env="DECISION_OS_API_KEY")),
+        ),
+        ("decidefyi", {"DECIDE_API_KEY": "k"}, Destination("decidefyi", api_key=Secret(env="DECIDE_API_KEY"))),
+        (
+            "ascend",
+            {"ASCEND_API_KEY": "k", "ASCEND_AGENT_ID": "a", "ASCEND_API_URL": "https://x"},
+            Destination("ascend", "https://x", "a", api_key=Secret(env="ASCEND_API_KEY")),
+        ),
+        (
+            "ascend",
+            {"OWKAI_API_KEY": "k", "OWKAI_API_URL": "https://y", "OWKAI_AGENT_ID": "none of its variables"},
+            Destination("ascend", "https://y", api_key=Secret(env="OWKAI_API_KEY")),
+        ),
+        (
+            "ascend",
+            {"ASCEND_API_KEY": "", "OWKAI_API_KEY": "k", "ASCEND_API_URL": "https://x", "OWKAI_API_URL": "https://y"},
+            Destination("ascend", "https://x", api_key=Secret(env="OWKAI_API_KEY")),
+        ),
+        (
+            "ascend",
+            {"ASCEND_API_KEY": "k", "OWKAI_API_KEY": "older name"},
+            Destination("ascend", api_key=Secret(env="ASCEND_API_KEY")),
+        ),
+        (
+            "aegis",
+            {"AEGIS_API_KEY": "k", "AEGIS_AGENT_ID": "a", "AEGIS_API_URL": "https://x"},
+            Destination("aegis", "https://x", "a", api_key=Secret(env="AEGIS_API_KEY")),
+        ),
+    ],
+)
+def test_each_platform_has_its_own_variables(platform, env, expected, tmp_path, monkeypatch):
+    """Each platform's own variables make its destination; of two names for one thing the first that is set counts."""
+    monkeypatch.chdir(tmp_path)
+    assert load(None, {"HOME": str(tmp_path), **env}, UID).config.destinations == {platform: expected}
+
+
+@pytest.mark.parametrize(
+    "name", ["AGENTOS_AGENT_ID", "AEGIS_AGENT_ID", "AEGIS_API_URL", "DECIDE_AGENT_ID", "OWKAI_API_URL"]
+)
+def test_a_platform_without_its_key_makes_none(name, tmp_path, monkeypatch):
+    """Agent and address alone are no destination."""
+    monkeypatch.chdir(tmp_path)
+    assert load(None, {"HOME": str(tmp_path), name: "https://x"}, UID).config.destinations == {}
+
+
+def test_all_platforms_at_once(tmp_path, monkeypatch):
+    """Every platform whose key is set gets its destination, and they share the spool."""
+    monkeypatch.chdir(tmp_path)
+    env = dict.fromkeys(configuration.KEY_VARIABLES, "k")
+    config = load(None, {"HOME": str(tmp_path), **env}, UID).config
+    assert set(config.destinations) == {"agentos", "decisionos", "decidefyi", "ascend", "aegis"}
+    assert sum(config.quota_of(name) for name in config.destinations) <= config.spool.max_bytes
+
+
+def test_options_are_a_table_of_texts(loaded):
+    """Which of a platform's variants to speak: names and words of the adapter's, given in the file or by variables."""
+    text = destination(options='{ request_id_conflict = "409", shape = "b" }')
+    assert loaded(text).destinations["cloud"].options == {"request_id_conflict": "409", "shape": "b"}
+    assert loaded(destination()).destinations["cloud"].options is None
+    by_name = {
+        "AGENTD_DESTINATIONS__CLOUD__OPTIONS__SHAPE": "c",
+        "AGENTD_DESTINATIONS__CLOUD__OPTIONS__REQUEST_ID_CONFLICT": "409",
+        "AGENTD_DESTINATIONS__CLOUD__OPTIONS__WRAP": "true",
+        "AGENTD_DESTINATIONS__CLOUD__OPTIONS__QUOTED": '"d"',
+    }
+    found = loaded(text, by_name).destinations["cloud"].options
+    assert found == {"request_id_conflict": "409", "shape": "c", "wrap": "true", "quoted": "d"}
+
+
+@pytest.mark.parametrize("value", ["{ shape = 409 }", "{ shape = true }", '{ shape = ["a"] }', '"shape"'])
+def test_options_that_are_no_texts(refused, value):
+    """In a file an option is written as text, so that it means what it says."""
+    assert "options" in refused(destination(options=value))
+
+
+def test_a_signing_secret_is_a_secret(loaded, refused):
+    """It is a place like a key's; written straight into the file it is refused and not repeated."""
+    found = loaded(destination(signing_secret='{ file = "/etc/agentd/sign" }')).destinations["cloud"]
+    assert found.signing_secret == Secret(file="/etc/agentd/sign")
+    message = refused(destination(signing_secret='"hunter2"'))
+    assert "[destinations.cloud] signing_secret: a secret stands in the configuration" in message
+    assert "hunter2" not in message
+    assert "exactly one of" in refused(destination(signing_secret="{}"))
+    shown = masked(loaded(destination(signing_secret='{ env = "SIGN" }'), {"SIGN": "hunter2"}))
+    assert "hunter2" not in repr(shown)
+
+
 def test_configured_destinations_go_before_a_platforms_variables(loaded):
     """With a destination of its own nothing comes into being by itself."""
     assert set(loaded(destination(), {"AGENTOS_API_KEY": "k"}).destinations) == {"cloud"}
@@ -336,6 +429,7 @@ def test_a_secret_in_a_url(refused, user):
         ({"agents": '{ "team-*" = "1" }'}, {"agents": '{ team-a = "2" }'}, False),
         ({"agents": '{ a = "1" }'}, {}, False),
         ({"agents": '{ a = "1" }', "accept": '["event"]'}, {"agents": '{ a = "1" }', "accept": '["task"]'}, True),
+        ({"accept": "[]"}, {}, True),
         ({"copy": "true"}, {}, True),
         ({"platform": '"other"'}, {}, True),
     ],
@@ -350,6 +444,32 @@ def test_two_destinations_that_would_both_send(write, first, second, right):
             ConfigError, match=r"\[destinations.one\] and \[destinations.two\] are both agentos and take the same"
         ):
             load(path, {}, UID)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "second", "right"),
+    [
+        ((), {}, True),
+        (("event",), {}, False),
+        (("event",), {"accept": '["span"]'}, True),
+        (("event",), {"copy": "true"}, True),
+    ],
+)
+def test_what_a_platform_does_not_take_overlaps_nowhere(write, kinds, second, right):
+    """Two destinations overlap in what their platform takes: one that takes gates only may be there twice."""
+    path = write(destination("one") + destination("two", **second))
+    asked = []
+
+    def kinds_of(platform):
+        asked.append(platform)
+        return kinds
+
+    if right:
+        assert set(load(path, {}, UID, kinds_of).config.destinations) == {"one", "two"}
+    else:
+        with pytest.raises(ConfigError, match="are both agentos and take the same"):
+            load(path, {}, UID, kinds_of)
+    assert set(asked) <= {"agentos"}
 
 
 # -- secrets ---------------------------------------------------------------------------------------------------------------
@@ -418,7 +538,7 @@ def test_a_secret_file_without_a_secret(tmp_path, content, message):
 @pytest.mark.parametrize("place", ["no-such-file", "."])
 def test_a_secret_file_that_is_none(tmp_path, place):
     """A missing file and a folder are errors with their name."""
-    with pytest.raises(ConfigError, match="No such file|Is a directory|others may read"):
+    with pytest.raises(ConfigError, match=r"No such file|Is a directory|others may read"):
         Secret(file=str(tmp_path / place)).read({})
 
 

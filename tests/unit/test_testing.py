@@ -10,7 +10,7 @@ import pytest
 from agentd.delivery.ports import Outbox
 from agentd.exchange import Lost, Request, Transport
 from agentd.outcomes import Cause, Learned
-from agentd.queued import DEAD, KNOWN, Death, Seal
+from agentd.queued import DEAD, INTRODUCED, KNOWN, Death, Seal
 from agentd.records import Record
 from agentd.testing import FakeClock, MemoryOutbox, ScriptedTransport, answer
 
@@ -91,6 +91,27 @@ async def test_a_dead_introducer_is_a_dead_reference():
     outbox = MemoryOutbox()
     await outbox.bury(None, [outbox.put(START)], Death(Cause.REJECTED, "no"))
     assert outbox.reference("run", "r").state == DEAD
+
+
+async def test_a_dead_decision_takes_no_other_reference_along():
+    """A decision's lane may be its run's: the reference that dies is the one that the record itself introduced."""
+    outbox = MemoryOutbox()
+    outbox.put(START)
+    kept, buried = (outbox.put(decode_record(b'{"kind":"decision","context":"c","run_id":"r","decision_id":"%s"}' % name))
+                    for name in (b"kept", b"buried"))  # fmt: skip
+    await outbox.bury(None, [buried], Death(Cause.REJECTED, "no"))
+    states = [outbox.reference(*key).state for key in (("run", "r"), ("decision", "kept"), ("decision", "buried"))]
+    assert (kept.lane, states) == ("run:r", [INTRODUCED, INTRODUCED, DEAD])
+
+
+async def test_stale_records_end_unsent():
+    """What a newer record replaces leaves the queue, and a copy remembers it."""
+    outbox = MemoryOutbox()
+    port: Outbox = outbox
+    old, new = (outbox.put(decode_record(b'{"kind":"heartbeat"}')) for _ in range(2))
+    await port.discard_stale([old])
+    assert (list(port.peek("heartbeat:")), outbox.stale, outbox.delivered, outbox.dead) == ([new], [old], [], [])
+    assert outbox.reopen().stale == [old]
 
 
 async def test_a_split_puts_the_parts_in_order():

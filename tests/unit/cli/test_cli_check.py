@@ -25,9 +25,11 @@ def platforms(monkeypatch):
     """One platform that is known, so that these tests are about the checks."""
 
     def load(name):
-        if name != "agentos":
+        if name not in calls:
             raise ConfigError(f"unknown platform {name!r}; known: agentos")
-        return types.SimpleNamespace(name=name, default_base_url=default_base_url, calls=("run.start", "event"))
+        return types.SimpleNamespace(name=name, default_base_url=default_base_url, calls=calls[name])
+
+    calls = {"agentos": ("run.start", "event"), "gateonly": ()}
 
     default_base_url = "https://platform.example"
     module = types.ModuleType("agentd.platforms")
@@ -138,7 +140,7 @@ def test_settings_that_promise_less(sound, monkeypatch):
 def test_no_destination_says_what_to_set(sound):
     """Without a destination every record would be refused."""
     assert any(
-        "AGENTOS_API_KEY" in message
+        "AGENTOS_API_KEY" in message and "AEGIS_API_KEY" in message
         for level, message in _complaints(_with(sound, destinations={}))
         if level == "error"
     )
@@ -155,6 +157,32 @@ def test_a_kind_that_the_platform_does_not_take(sound):
     destinations = {"agentos": Destination("agentos", accept=["event", "decision"])}
     wanted = ("error", "accept: agentos does not take decision; it takes run.start, event")
     assert wanted in _complaints(_with(sound, destinations=destinations))
+
+
+def test_a_destination_for_gates_only_is_said_aloud(sound, monkeypatch):
+    """A platform that takes no record, or `accept = []`, may be meant: a warning, and no reason not to run."""
+    _enough_room(monkeypatch)
+    key = sound.destinations["agentos"].api_key
+    for destination in (Destination("gateonly", api_key=key), Destination("agentos", accept=[], api_key=key)):
+        complaints = _complaints(_with(sound, destinations={"x": destination}))
+        assert complaints == [("warning", "takes gates only: no record will be queued for it")]
+
+
+def test_a_platform_for_gates_only_takes_no_kind(sound):
+    """`accept` can't make it take one, and the message says what it does take."""
+    destinations = {"x": Destination("gateonly", accept=["event"])}
+    wanted = ("error", "accept: gateonly does not take event; it takes gates only")
+    assert wanted in _complaints(_with(sound, destinations=destinations))
+
+
+def test_a_signing_secret_is_looked_at_like_a_key(sound, monkeypatch):
+    """A signing secret that can't be read would keep the daemon from starting; one that can is named by its place."""
+    _enough_room(monkeypatch)
+    found = msgspec.structs.replace(sound.destinations["agentos"], signing_secret=Secret(env="SIGN"))
+    config = _with(sound, destinations={"agentos": found})
+    assert _complaints(config) == [("error", "the variable SIGN is not set or empty")]
+    findings = examine(Loaded(config, "agentd.toml"), {"SIGN": "hush"}, UID)
+    assert [f.message for f in findings if "_secret from" in f.message] == ["signing_secret from env SIGN"]
 
 
 @pytest.mark.parametrize(

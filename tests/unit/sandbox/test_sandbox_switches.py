@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from agentd.errors import UsageError
-from agentd.sandbox import AgentosSwitches, Emulation, parse_switch
+from agentd.sandbox import AegisSwitches, AgentosSwitches, Emulation, parse_switch
 from agentd.sandbox.switches import with_switch
 
 
@@ -32,6 +32,21 @@ def test_values_are_read_by_the_field_type():
     assert with_switch(AgentosSwitches(), "max_body_bytes", "2MiB").max_body_bytes == 2 * 2**20
     assert with_switch(AgentosSwitches(), "max_body_bytes", 512).max_body_bytes == 512
     assert with_switch(AgentosSwitches(), "max_body_bytes", "512").max_body_bytes == 512
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("2s", 2.0), ("500ms", 0.5), ("0", 0.0), ("1.5", 1.5), (3, 3.0), (0.25, 0.25)]
+)
+def test_delays_take_units(value, seconds):
+    """A switch that is a delay takes a duration with its unit, or plain seconds, as text and as a number."""
+    assert with_switch(AegisSwitches(), "decision_delay", value).decision_delay == seconds
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "none", None, "2 parsecs"])
+def test_wrong_delays(value):
+    """Anything else is refused."""
+    with pytest.raises(UsageError):
+        with_switch(AegisSwitches(), "decision_delay", value)
 
 
 @pytest.mark.parametrize(

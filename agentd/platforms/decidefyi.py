@@ -1,0 +1,329 @@
+"""decide.fyi (https://www.decide.fyi/openapi.json): the receipts of decisions that it made: execution, outcome, crm-sync.
+
+What its strictness asks of us: a write is known by `x-idempotency-key` and its canonical payload, so that a repeat gets the
+first receipt and another payload under the same key is refused. The key is the record's own id, hence one per operation, and
+the sealed bytes are kept. The decision's id is in the path and nowhere in the body; one that could lead to another path is
+not sent. 409 has two meanings (the key is taken; its first use is still running), 429 has two (the minute, the month), 503
+two (a store is down; somebody has to configure something), and each is told by what the body says.
+
+Deciding itself (`/api/decide`) is a gate and is not sent from here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from agentd.exchange import (
+    ANSWER_BYTES,
+    Attempt,
+    Call,
+    Context,
+    Item,
+    Lost,
+    Reference,
+    Request,
+    Response,
+    Sending,
+    Unencodable,
+)
+from agentd.outcomes import Delivered, Pause, Reject, Retry, Scope, Unknown, Verdict
+from agentd.platforms.base import by_status, lost, retry_after
+from agentd.records import TYPES
+
+_PREFIX = "/api/decision"
+_REASON_CHARS = 500
+_NOT_SENT = frozenset({"id", "to", "agent_id", "decision_id"})  # ours; the decision's id is in the path
+_MILLISECONDS = 1e11  # as seconds since 1970 this is the year 5138: whatever is larger is in milliseconds
+_MAX_WAIT_S = 3600.0  # a limit of requests a minute that asks for more is asked again in an hour
+_MAX_PAUSE_S = 32 * 86400.0  # the cap is monthly: a reset that lies further away is a mistake
+_MIN_PAUSE_S = 60.0  # the reset beside a monthly cap may be that of the minute: no probe a second for weeks
+_CODE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
+_IN_PROGRESS = frozenset({"in_progress", "in_flight", "inflight", "processing", "running", "pending"})
+_OPERATOR = frozenset(
+    {"RULEBOOK_ATTESTATION_SIGNATURE_REQUIRED", "DECIDE_AI_DISABLED_ZERO_COST", "DECIDE_AI_CONFIGURATION_INVALID"}
+)
+_RATE_CODES = frozenset({"DECIDE_API_RATE_LIMITED", "RATE_LIMIT_EXCEEDED"})
+
+# Call → where the SDK looks for the receipt, and names that only its receipt bears: none is a field of the request.
+_RECEIPTS = {
+    "execution": ("execution", ("execution_receipt_id", "execution_hash", "decision_execution_version")),
+    "outcome": ("outcome", ("outcome_id", "outcome_hash", "decision_outcome_version")),
+    "crm-sync": ("crm_sync", ("sync_id", "sync_hash")),
+}
+
+_decoders: dict[str, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(TYPES[kind]) for kind in ("execution", "outcome", "crm_sync")
+}
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+def _text(value: Raw) -> Raw | str:
+    """The JSON value as the text that decide.fyi demands: anything else goes as its JSON."""
+    text = bytes(value).strip()
+    return value if text.startswith(b'"') else text.decode()
+
+
+def _array(value: Raw) -> Raw:
+    """The JSON value as an array: anything else is its only element."""
+    text = bytes(value).strip()
+    return value if text.startswith(b"[") else Raw(b"[" + text + b"]")
+
+
+def _object(value: Raw) -> Raw:
+    """The JSON value as an object: anything else goes under `value`."""
+    text = bytes(value).strip()
+    return value if text.startswith(b"{") else Raw(b'{"value":' + text + b"}")
+
+
+# Free JSON of our records whose form decide.fyi documents. What is not here goes as it was written.
+_SHAPES: Mapping[str, Callable[[Raw], Raw | str]] = {
+    "mutation": _text,
+    "evidence_refs": _array,
+    "executor": _object,
+    "action_binding": _object,
+    "observed_metrics": _object,
+    "field_mapping": _object,
+}
+
+
+class Decide:
+    """The adapter; it has no state."""
+
+    name = "decidefyi"
+    default_base_url = "https://www.decide.fyi"
+    encoder_version = 1
+    introduces: frozenset[str] = frozenset()
+    # The path of a call is what follows the decision's id.
+    calls: Mapping[str, Call] = {
+        "execution": Call("execution", "/execution", strict_key=True),
+        "outcome": Call("outcome", "/outcome", strict_key=True),
+        "crm_sync": Call("crm-sync", "/crm-sync", strict_key=True),
+    }
+
+    def headers(self, sending: Sending) -> dict[str, str]:
+        return {"x-api-key": sending.api_key, "x-idempotency-key": sending.idempotency_key}
+
+    def references(self, item: Item) -> Sequence[Reference]:
+        return (Reference("decision", _decision_of(item)),)
+
+    def encode(self, call: Call, items: Sequence[Item], context: Context) -> Request:
+        decision_id = context.resolve("decision", _decision_of(items[0]))
+        if decision_id is None:
+            raise Unencodable("its decision is unknown to the platform")
+        path = f"{_PREFIX}/{_segment(decision_id)}{call.path}"
+        return Request(path, _encode(_fields(_decoders[items[0].kind].decode(items[0].body))))
+
+    def classify(self, call: Call, items: Sequence[Item], answer: Response | Lost, attempt: Attempt) -> Verdict:
+        del items
+        if isinstance(answer, Lost):
+            return lost(call, answer) or Unknown(answer.reason)
+        body = _object_in(answer.body)
+        success = 200 <= answer.status < 300  # noqa: PLR2004 - which of them is a receipt's, no source says
+        if success and (_is_receipt(call, body) or _cut(answer)):
+            return Delivered()
+        reason = _reason(answer, body)
+        ours = _is_envelope(body)
+        verdict = _by_code(answer, body, attempt, reason) if ours else None
+        if verdict is not None:
+            return verdict
+        if success and ours:
+            return Retry(f"{reason}: no receipt", _wait_s(answer, body, attempt))  # safe under the same key
+        if success:
+            return Retry(f"{answer.status} without a receipt: is base_url right?", None, Scope.DESTINATION)
+        return _by_number(answer, body, attempt, reason, ours=ours)
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------------
+
+
+def _decision_of(item: Item) -> str:
+    return item.lane.partition(":")[2]
+
+
+def _segment(decision_id: str) -> str:
+    """The id as exactly one segment of a path. Raises Unencodable.
+
+    Quoting is not enough: `.` and `..` can't be quoted, and an encoded slash is a slash again behind some proxies.
+    """
+    if decision_id.strip(".") == "" or any(c in "/\\" or not c.isprintable() for c in decision_id):
+        raise Unencodable(f"{decision_id[:80]!r} can't be the id of a decision")
+    return quote(decision_id, safe="")
+
+
+def _utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:  # in the year 1 or 9999 the same moment may have no date in UTC
+        return time
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    """What of a record goes to the platform, under the names that both have, without what is absent or null."""
+    sent: dict[str, Any] = {}
+    for name in record.__struct_fields__:
+        value = getattr(record, name)
+        if name in _NOT_SENT or value is None or value is UNSET:
+            continue
+        if isinstance(value, Raw):
+            if bytes(value).strip() in (b"", b"null"):
+                continue
+            value = _SHAPES[name](value) if name in _SHAPES else value
+        elif isinstance(value, datetime):
+            value = _utc(value)
+        sent[name] = value
+    return sent
+
+
+# -- answers ----------------------------------------------------------------------------------------------------------------
+
+
+def _object_in(body: bytes) -> dict[str, Any]:
+    """The body as a JSON object, empty where it is none."""
+    try:
+        decoded = _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+    return decoded if isinstance(decoded, dict) else {}
+
+
+def _word(body: Mapping[str, Any], name: str) -> str:
+    value = body.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _is_envelope(body: Mapping[str, Any]) -> bool:
+    """Whether decide.fyi wrote it: `{c, v, error, message, request_id}`, of which some answers have only a part."""
+    if _word(body, "c") and _word(body, "v"):
+        return True
+    error = _word(body, "error")
+    return bool(error) and (_CODE.fullmatch(error) is not None or bool(_word(body, "request_id")))
+
+
+def _is_receipt(call: Call, body: Mapping[str, Any]) -> bool:
+    """Bare, as the documentation shows it, or under a name, as the SDK reads it."""
+    place, names = _RECEIPTS[call.name]
+    wrapped = body.get(place)
+    receipt = wrapped if isinstance(wrapped, dict) else body
+    return any(_word(receipt, name) for name in names)
+
+
+def _cut(answer: Response) -> bool:
+    """An object of which we have the beginning only: a receipt may quote what we sent."""
+    return len(answer.body) >= ANSWER_BYTES and answer.body.lstrip().startswith(b"{")
+
+
+def _by_code(answer: Response, body: Mapping[str, Any], attempt: Attempt, reason: str) -> Verdict | None:
+    """What its own word means whatever the status; None where the word says nothing special."""
+    code, word = _word(body, "error"), _word(body, "v")
+    if "MONTHLY_CAP" in code or word == "monthly_cap_exceeded":
+        return Pause(Scope.DESTINATION, reason, _until_s(answer, body, attempt) or _next_month_s(attempt.now_s))
+    if code == "DECIDE_AI_BUDGET_EXHAUSTED":
+        return Pause(Scope.DESTINATION, reason, _until_s(answer, body, attempt))
+    if code in _RATE_CODES or word == "rate_limited":
+        return Retry(reason, _rate_s(answer, body, attempt), Scope.DESTINATION)
+    if code.endswith("_UNAUTHORIZED") or word == "unauthorized" or code in _OPERATOR:
+        return Pause(Scope.DESTINATION, reason)
+    return None
+
+
+def _by_number(answer: Response, body: Mapping[str, Any], attempt: Attempt, reason: str, *, ours: bool) -> Verdict:
+    status = answer.status
+    if status == 409:  # noqa: PLR2004
+        running = _in_progress(answer, body)
+        return Retry(reason, _wait_s(answer, body, attempt)) if running else Reject(reason)
+    if status == 404 and not ours:  # noqa: PLR2004 - no route of decide.fyi's: somebody else answers there
+        return Pause(Scope.DESTINATION, f"{reason}: is base_url right?")
+    if status in {404, 405} and ours:
+        return Reject(reason)
+    if status == 429:  # noqa: PLR2004
+        return Retry(reason, _rate_s(answer, body, attempt), Scope.DESTINATION)
+    verdict = by_status(answer, attempt, reason)
+    return Retry(reason, _wait_s(answer, body, attempt), verdict.scope) if isinstance(verdict, Retry) else verdict
+
+
+def _in_progress(answer: Response, body: Mapping[str, Any]) -> bool:
+    """Whether a 409 says that the first use of our key is still running. No source names the field: any clear word counts.
+
+    Prose does not, nor does `execution_status`, which may be our own word sent back.
+    """
+    nested = body.get("idempotency")
+    words = [
+        *(_word(body, name) for name in ("status", "idempotency_status", "v")),
+        _word(nested, "status") if isinstance(nested, dict) else "",
+        answer.headers.get("x-idempotency-status", ""),
+    ]
+    if any(word.strip().lower().replace("-", "_").replace(" ", "_") in _IN_PROGRESS for word in words):
+        return True
+    code = _word(body, "error")
+    return "IN_PROGRESS" in code or "IN_FLIGHT" in code
+
+
+def _reason(answer: Response, body: Mapping[str, Any]) -> str:
+    """Status, code and sentence; without ids, so that the same refusals can be counted: a 404 may name the decision."""
+    code = _word(body, "error") or _word(body, "v")
+    message = "" if answer.status == 404 and code else _word(body, "message")  # noqa: PLR2004
+    return f"{answer.status} {code}: {message}"[:_REASON_CHARS].rstrip(": ")
+
+
+# -- how long to wait -------------------------------------------------------------------------------------------------------
+
+
+def _seconds_in(body: Mapping[str, Any]) -> float | None:
+    """`retry_after` of the body; None where it is no number of seconds."""
+    value = body.get("retry_after")
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def _reset_s(answer: Response, now_s: float) -> float | None:
+    """Seconds until `X-RateLimit-Reset`, which is Unix time in milliseconds or in seconds; None if it is past or absurd."""
+    try:
+        at = float(answer.headers.get("x-ratelimit-reset", ""))
+    except ValueError:
+        return None
+    wait = (at / 1000 if at >= _MILLISECONDS else at) - now_s
+    return wait if 0 < wait <= _MAX_PAUSE_S else None
+
+
+def _wait_s(answer: Response, body: Mapping[str, Any], attempt: Attempt) -> float | None:
+    wait = retry_after(answer.headers, attempt.now_s)
+    if wait is None:
+        wait = _seconds_in(body)
+    return None if wait is None else min(wait, _MAX_WAIT_S)
+
+
+def _rate_s(answer: Response, body: Mapping[str, Any], attempt: Attempt) -> float | None:
+    wait = _wait_s(answer, body, attempt)
+    if wait is None:
+        wait = _reset_s(answer, attempt.now_s)
+    return None if wait is None else min(wait, _MAX_WAIT_S)
+
+
+def _until_s(answer: Response, body: Mapping[str, Any], attempt: Attempt) -> float | None:
+    """How long a cap lasts by what the answer says; None if it says nothing that makes sense."""
+    wait = _reset_s(answer, attempt.now_s) or _seconds_in(body) or retry_after(answer.headers, attempt.now_s)
+    return None if not wait else min(max(wait, _MIN_PAUSE_S), _MAX_PAUSE_S)
+
+
+def _next_month_s(now_s: float) -> float:
+    """Seconds until the next month begins in UTC."""
+    now = datetime.fromtimestamp(now_s, UTC)
+    year, month = (now.year + 1, 1) if now.month == 12 else (now.year, now.month + 1)  # noqa: PLR2004 - December
+    return max(datetime(year, month, 1, tzinfo=UTC).timestamp() - now_s, _MIN_PAUSE_S)
+
+
+PLATFORM = Decide()
