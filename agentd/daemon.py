@@ -24,7 +24,8 @@ from agentd.config import Config, Destination, Loaded
 from agentd.control import DaemonControl
 from agentd.delivery.backoff import Backoff
 from agentd.delivery.batcher import Limits as BatchLimits
-from agentd.delivery.courier import Courier, Settings
+from agentd.delivery.courier import Courier
+from agentd.delivery.settings import Settings
 from agentd.errors import ConfigError
 from agentd.exchange import Platform
 from agentd.http import Http, Way

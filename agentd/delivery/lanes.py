@@ -32,7 +32,6 @@ class Lane(Struct):
     reason: str = ""
     failures: int = 0
     first_failure: float = 0.0
-    maybe_taken: bool = False
 
 
 class Lanes:
@@ -108,7 +107,6 @@ class Lanes:
     def succeeded(self, lane: Lane) -> None:
         """Failures are forgotten."""
         lane.failures = 0
-        lane.maybe_taken = False
         lane.reason = ""
 
     def forgive(self) -> None:

@@ -1,4 +1,4 @@
-"""Which destinations take a record: by kind, agent and `to` (contract §2). Pure."""
+"""Which destinations take a record: by kind, agent and `to`. Pure."""
 
 from __future__ import annotations
 

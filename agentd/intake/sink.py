@@ -244,10 +244,12 @@ class SpoolSink:
 
     async def _try_held(self) -> None:
         """Admit what waits for room, in order, as room comes."""
-        while self._held:
-            await self._store.wait_for_room()
+        while True:
             while self._held and self._retry(self._held[0]):
                 self._held.popleft()
+            if not self._held:
+                return
+            await self._store.wait_for_room()  # room that came before we asked for it was tried above
 
     def _retry(self, held: _Held) -> bool:
         outcome = self.admission.admit(held.items, held.peer, held.origin, self._now_us())

@@ -418,7 +418,7 @@ def test_a_secret_file_without_a_secret(tmp_path, content, message):
 @pytest.mark.parametrize("place", ["no-such-file", "."])
 def test_a_secret_file_that_is_none(tmp_path, place):
     """A missing file and a folder are errors with their name."""
-    with pytest.raises(ConfigError, match="No such file|Is a directory|others may read"):
+    with pytest.raises(ConfigError, match=r"No such file|Is a directory|others may read"):
         Secret(file=str(tmp_path / place)).read({})
 
 
