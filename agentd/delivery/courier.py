@@ -88,9 +88,9 @@ class Courier:
         """`observer(verdict's name, seconds, records)` hears of every request."""
         self._observe = observer
 
-    def moving(self) -> bool:
-        """Whether more may go out soon: something is under way, ready or being read, and the destination takes it."""
-        return bool(self.lanes.in_flight) or self.circuit.health is Health.OK
+    def moving(self, deadline: float) -> bool:
+        """Whether more may go out before `deadline` (monotonic): something is under way, or the destination takes it by then."""
+        return bool(self.lanes.in_flight) or self.circuit.passing(deadline)
 
     def flush(self) -> None:
         """Send everything that is queued by now without waiting for batches to fill."""
@@ -218,6 +218,10 @@ class Courier:
         except Unencodable as error:
             await self._bury_one(seal, entries, error)
             return
+        except Exception as error:
+            if seal is not None or not await self._bury_defective(lane, entries, error):
+                raise
+            return
         if seal is None:
             seal = self._sealer.new_seal(entries, request)
             await self._outbox.seal(seal)
@@ -234,7 +238,7 @@ class Courier:
         begun = self._clock()
         answer = await self._transport.send(request, headers)
         spent = self._clock() - begun
-        attempt = Attempt(self._now_us() / 1e6, maybe_taken)
+        attempt = Attempt(self._now_us() / 1e6, maybe_taken, self._has_ended(entries[0]))
         verdict = self.platform.classify(self._sealer.call(entries[0].kind), entries, answer, attempt)
         if isinstance(answer, Lost) and not answer.sent:
             seal.tried = maybe_taken
@@ -278,7 +282,7 @@ class Courier:
         future = self._outbox.settle(seal, entries, verdict.learned)
         if verdict.learned:  # others may wait for these ids, and must not be sent before the ids are on disk
             await future
-            for key in self.lanes.release([held.key for held in self.lanes.waiting() if held.hold is Hold.REFERENCE]):
+            for key in self.lanes.release(self.lanes.waiting_for_references()):
                 self._outbox.unblock(key)
         self._wake.set()
 
@@ -314,7 +318,7 @@ class Courier:
         else:
             lane.failures += 1
             self._hold(lane, Hold.FORBIDDEN, self.settings.backoff.step(lane.failures + 4), verdict.reason)
-            self.circuit.forbidden(now, verdict.reason)
+            self.circuit.forbidden(now, lane.key, verdict.reason)
         if was is not Health.PAUSED and self.circuit.health is Health.PAUSED:
             log.error(
                 "%s: paused: %s; everything is kept", self.settings.name, verdict.reason, extra={"action": "paused"}
@@ -357,6 +361,25 @@ class Courier:
             await self._bury(lane, None, [entries[error.index]], Death(Cause.UNENCODABLE, str(error)))
         else:
             await self._bury(lane, seal, entries, Death(Cause.INTRODUCER_DEAD, str(error)))
+
+    async def _bury_defective(self, lane: Lane, entries: list[Entry], error: Exception) -> bool:
+        """The adapter fell over a record that it should have refused: bury that one, so that it costs nothing else.
+
+        False if none of the records alone makes it fall, or if it falls over everything: then the lane rests.
+        """
+        for entry in entries:
+            try:
+                self._sealer.encode([entry], None)
+            except Unencodable:
+                continue
+            except Exception as alone:
+                reason = f"defect in the {self.platform.name} adapter: {alone!r}"
+                if not self.circuit.refused(self._clock(), lane.key, reason):
+                    return False
+                log.error("%s: %s", self.settings.name, reason, exc_info=error, extra={"action": "defect"})
+                await self._bury(lane, None, [entry], Death(Cause.UNENCODABLE, reason))
+                return True
+        return False
 
     def _hold(self, lane: Lane, hold: Hold, wait_s: float, reason: str) -> None:
         self.lanes.hold(lane, hold, self._clock() + wait_s, reason)

@@ -41,6 +41,7 @@ class Lanes:
         self._lanes: dict[str, Lane] = {}
         self._ready: dict[str, None] = {}  # in order of becoming ready
         self._timers: list[tuple[float, str]] = []
+        self._references: set[str] = set()  # lanes that were held for a reference, some of them not any more
         self.in_flight = 0
 
     def __repr__(self) -> str:
@@ -117,6 +118,8 @@ class Lanes:
     def hold(self, lane: Lane, hold: Hold, at: float, reason: str = "") -> None:
         """Look at the lane again at `at`."""
         lane.hold, lane.at, lane.reason = hold, at, reason
+        if hold is Hold.REFERENCE:
+            self._references.add(lane.key)
         heapq.heappush(self._timers, (at, lane.key))
 
     def release(self, keys: list[str] | None = None) -> list[str]:
@@ -129,6 +132,15 @@ class Lanes:
                 lane.hold = None
                 self._make_ready(lane)
         return unblocked
+
+    def waiting_for_references(self) -> list[str]:
+        """Lanes that are held until an id is known."""
+        self._references = {key for key in self._references if self._holds(key, Hold.REFERENCE)}
+        return list(self._references)
+
+    def _holds(self, key: str, hold: Hold) -> bool:
+        lane = self._lanes.get(key)
+        return lane is not None and lane.hold is hold
 
     def forget(self, lane: Lane) -> None:
         """Nothing is queued in it: drop what is remembered, so that memory does not grow with the lanes ever seen."""

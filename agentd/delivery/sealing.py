@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 
 from agentd.delivery.lanes import Hold
@@ -56,8 +56,8 @@ class Sealer:
         """None if the reference is settled one way or another, else the queued record that will settle it."""
         ref = self._outbox.reference(needed.kind, needed.local_id)
         if ref is None:
-            left_us = entry.admitted_us + self.settings.reference_wait_us - self._now_us()
-            if 0 < left_us <= self.settings.reference_wait_us:
+            left_us = self._left_us(entry)
+            if left_us > 0:
                 raise Wait(Hold.REFERENCE, left_us / 1e6, f"waits for {needed.kind} {needed.local_id} to be introduced")
             return None  # nobody introduced it: taken to be the platform's own
         if ref.state == KNOWN:
@@ -68,10 +68,17 @@ class Sealer:
             raise Unencodable(f"{needed.kind} {needed.local_id} was refused for good", -1)
         if ref.number == entry.number:
             return None
+        if needed.optional and ref.number > entry.number and self._left_us(entry) <= 0:
+            return None  # introduced after it: two that name one another would wait for ever
         introducer = self._outbox.find(f"{needed.kind}:{needed.local_id}", ref.number)
         if introducer is None:
             raise Wait(Hold.REFERENCE, 1.0, f"waits for {needed.kind} {needed.local_id}")
         return introducer
+
+    def _left_us(self, entry: Entry) -> int:
+        """How long the record may still wait for a reference; a clock that was put back counts as time over."""
+        left_us = entry.admitted_us + self.settings.reference_wait_us - self._now_us()
+        return left_us if left_us <= self.settings.reference_wait_us else 0
 
     def _context(self) -> Context:
         return Context(self.settings.agent_of, self._platform_id, self.settings.inject_id)
@@ -80,7 +87,16 @@ class Sealer:
         ref = self._outbox.reference(kind, local_id)
         if ref is None:
             return local_id
-        return None if ref.state == DEAD else ref.platform_id or local_id
+        return ref.platform_id  # None for one that is dead or not named yet, which only an optional one can be here
+
+    def _contexts(self) -> Iterator[Context]:
+        """What may have been known and set when a batch was sealed.
+
+        Ids as they are known now, ids taken as the platform's own, or none; and `inject_id` as it may have been.
+        """
+        for inject_id in (self.settings.inject_id, not self.settings.inject_id):
+            for resolve in (self._platform_id, lambda _kind, local_id: local_id, lambda _kind, _local_id: None):
+                yield Context(self.settings.agent_of, resolve, inject_id)
 
     def encode(self, entries: Sequence[Entry], seal: Seal | None) -> Request:
         """The batch's request, as it was sealed if it was. Raises Unencodable."""
@@ -94,8 +110,7 @@ class Sealer:
 
     def _encode_as_sealed(self, call: Call, entries: Sequence[Entry], seal: Seal) -> Request:
         """The same bytes as at the first try, also where an id went as the platform's own that is known or dead by now."""
-        own = Context(self.settings.agent_of, lambda _kind, local_id: local_id, self.settings.inject_id)
-        for context in (self._context(), own):
+        for context in self._contexts():
             with contextlib.suppress(Unencodable):
                 request = self.platform.encode(call, entries, context)
                 if hashlib.sha256(request.body).digest() == seal.sha256:
@@ -127,7 +142,8 @@ class Sealer:
             encoder=self.platform.encoder_version,
             sha256=hashlib.sha256(request.body).digest(),
             call=call.name,
-            body=request.body if call.strict_key else None,
+            # a strict key takes no other bytes, and what is sent alone is small: kept, whatever the configuration becomes
+            body=request.body if call.strict_key or not call.batch else None,
         )
 
     def halves(self, seal: Seal, entries: list[Entry]) -> list[Seal]:

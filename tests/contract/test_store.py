@@ -46,7 +46,9 @@ def test_tables_are_apart_and_in_order(store):
     assert list(store.tags(3)) == []
 
 
-@pytest.mark.parametrize("wrong", [Put(1, bytearray(b"x")), Put(1, "text"), Put(1, None), Put("key", b"x"), Put(1.5, b"x")])
+@pytest.mark.parametrize(
+    "wrong", [Put(1, bytearray(b"x")), Put(1, "text"), Put(1, None), Put("key", b"x"), Put(1.5, b"x")]
+)
 def test_only_bytes_under_integers_are_taken(store, wrong):
     """Anything that a store might pickle is refused, and the commit leaves nothing behind."""
     with pytest.raises(SpoolDamaged):

@@ -28,7 +28,18 @@ def segment(key, entries):
 def seal_of(entries, destination="cloud", **facts):
     first, last = entries[0].number, entries[-1].number
     return Seal(
-        0, destination, entries[0].lane, first, last, len(entries), (), facts.pop("key", f"k{first}"), 1, b"s" * 32, "events", **facts
+        0,
+        destination,
+        entries[0].lane,
+        first,
+        last,
+        len(entries),
+        (),
+        facts.pop("key", f"k{first}"),
+        1,
+        b"s" * 32,
+        "events",
+        **facts,
     )
 
 
@@ -39,7 +50,7 @@ class Immediate(Executor):
         future = Future()
         try:
             future.set_result(job(*arguments, **named))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as an executor does
             future.set_exception(error)
         return future
 
@@ -72,7 +83,7 @@ class Harness:
             sync="full",
             limits=limits(**changes),
             identities=self.identities,
-            journal=journal or Journal(200 * DAY_US, 10**9),
+            journal=Journal(200 * DAY_US, 10**9) if journal is None else journal,
             now_us=lambda: next(self.clock),
             opener=lambda *_: self.store,
             thread=Immediate(),

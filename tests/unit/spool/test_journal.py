@@ -26,7 +26,9 @@ def test_numbers_have_no_gap_and_facts_are_kept():
 def test_a_segment_that_is_lost_whole_is_one_entry_for_each_kind():
     """Promise 9: what was shed leaves an entry with its numbers and their count."""
     journal = Journal(100, 10**6)
-    journal.note_lost("cloud", "event", 40, state=State.SHED, numbers="1-50", admitted_us=1, at_us=2, cause=str(Cause.QUEUE_FULL))
+    journal.note_lost(
+        "cloud", "event", 40, state=State.SHED, numbers="1-50", admitted_us=1, at_us=2, cause=str(Cause.QUEUE_FULL)
+    )
     (note,) = decode(journal.take()[1])
     assert (note.count, note.lane, note.state, note.cause) == (40, "1-50", State.SHED, "queue_full")
 

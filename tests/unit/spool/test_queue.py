@@ -96,7 +96,10 @@ def test_segments_of_one_commit_are_scanned_by_number_not_by_class():
 
 def test_a_window_of_records_that_are_kept_back_reads_on():
     """Promise 2: a full window whose records all wait for an unread segment is not a standstill."""
-    rows = {1: [entry(1, "run:b"), *[entry(n, loss=KEEP) for n in range(3, 13)]], 2: [entry(2, loss=INFO), entry(13, loss=INFO)]}
+    rows = {
+        1: [entry(1, "run:b"), *[entry(n, loss=KEEP) for n in range(3, 13)]],
+        2: [entry(2, loss=INFO), entry(13, loss=INFO)],
+    }
     made = recovered(rows, window=100)
     assert fill(made, rows) == [1]
     made.end(list(made.peek("run:b")))
@@ -253,7 +256,13 @@ def test_a_bitmap_comes_back():
 def test_shedding_takes_the_oldest_of_a_class_and_spares_what_is_protected():
     """Promise 6: whole segments, oldest first, of the class that was named; sealed ones stay."""
     made = queue()
-    rows = {1: [entry(1)], 2: [entry(2, loss=DEBUG)], 3: [entry(3, loss=DEBUG)], 4: [entry(4, loss=DEBUG)], 5: [entry(5, loss=INFO)]}
+    rows = {
+        1: [entry(1)],
+        2: [entry(2, loss=DEBUG)],
+        3: [entry(3, loss=DEBUG)],
+        4: [entry(4, loss=DEBUG)],
+        5: [entry(5, loss=INFO)],
+    }
     for key, entries in rows.items():
         made.push([segment(key, entries)], entries)
     taken = made.shed(DEBUG, 1, lambda s: s.key == 2)
@@ -345,7 +354,18 @@ def test_one_blocked_lane_larger_than_memory_hides_no_other():
 
     def stuck(key):
         first = (key - 1) * per_segment + 1
-        directory = Directory(1, "cloud", KEEP, first, first + per_segment - 1, per_segment, per_segment * 5000, 0, {"event": per_segment}, hashes)
+        directory = Directory(
+            1,
+            "cloud",
+            KEEP,
+            first,
+            first + per_segment - 1,
+            per_segment,
+            per_segment * 5000,
+            0,
+            {"event": per_segment},
+            hashes,
+        )
         return Segment(key, directory)
 
     made.recover(stuck(key) for key in range(1, stuck_segments + 1))
@@ -353,7 +373,9 @@ def test_one_blocked_lane_larger_than_memory_hides_no_other():
     rows = {}
     base = stuck_segments * per_segment
     for part in range(100):
-        rows[stuck_segments + 1 + part] = [entry(base + part * 50 + n + 1, f"run:{(part * 50 + n) % 1000}", body=body) for n in range(50)]
+        rows[stuck_segments + 1 + part] = [
+            entry(base + part * 50 + n + 1, f"run:{(part * 50 + n) % 1000}", body=body) for n in range(50)
+        ]
     made.recover(segment(key, entries) for key, entries in rows.items())
 
     def read(key):

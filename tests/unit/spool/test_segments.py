@@ -13,7 +13,9 @@ from agentd.queued import Entry, Source
 from agentd.records import LossClass
 from agentd.spool import segments
 
-VALUE, TAG, DIRECTORY = segments.encode("cloud", [entry(3, "run:a"), entry(5, "run:b", body=b'{"x":1}'), entry(9, "run:a")])
+VALUE, TAG, DIRECTORY = segments.encode(
+    "cloud", [entry(3, "run:a"), entry(5, "run:b", body=b'{"x":1}'), entry(9, "run:a")]
+)
 
 entries_of_one_class = st.lists(
     st.builds(
@@ -125,4 +127,4 @@ def test_a_larger_record_stands_alone():
 
 def test_a_lane_hash_is_the_same_in_every_process():
     """Lane hashes are on disk, so they may not hang on PYTHONHASHSEED or the machine."""
-    assert segments.lane_hash("run:a") == 0xd406f35bd93aafa9
+    assert segments.lane_hash("run:a") == 0xD406F35BD93AAFA9

@@ -41,7 +41,13 @@ async def test_an_acknowledged_record_is_on_disk(harness):
     made = spool.refs.introduce(ref())
     await spool.append({"cloud": record}, puts=[Put(key_of(Table.STREAM, 1), b"stream")], introduced=[made])
     (commit,) = harness.store.commits
-    assert {Table(key >> 48) for key in commit.puts} == {Table.SEGMENT, Table.STREAM, Table.REF, Table.JOURNAL, Table.META}
+    assert {Table(key >> 48) for key in commit.puts} == {
+        Table.SEGMENT,
+        Table.STREAM,
+        Table.REF,
+        Table.JOURNAL,
+        Table.META,
+    }
     assert list(spool.queues["cloud"].peek("run:r1")) == record
     assert harness.balanced()
 
@@ -104,7 +110,9 @@ async def test_a_batch_is_sealed_then_settled(harness):
     assert Table.SEAL in tables(harness)
     await spool.settle(seal, entries)
     assert tables(harness) == {Table.JOURNAL, Table.META}
-    assert [(note.state, note.key) for note in notes(harness)] == [(State.QUEUED, "")] * 3 + [(State.DELIVERED, "k1")] * 3
+    assert [(note.state, note.key) for note in notes(harness)] == [(State.QUEUED, "")] * 3 + [
+        (State.DELIVERED, "k1")
+    ] * 3
     assert spool.books.total("cloud", State.DELIVERED) == 3
     assert harness.balanced()
 
@@ -127,7 +135,11 @@ async def test_nothing_is_booked_twice(harness):
     await spool.seal(seal)
     await asyncio.gather(spool.settle(seal, entries), spool.settle(seal, entries))
     await spool.bury(seal, "cloud", entries, Death(Cause.REJECTED, "no"))
-    assert (spool.books.total("cloud", State.DELIVERED), spool.books.total("cloud", State.DEAD), spool.dead_count) == (2, 0, 0)
+    assert (spool.books.total("cloud", State.DELIVERED), spool.books.total("cloud", State.DEAD), spool.dead_count) == (
+        2,
+        0,
+        0,
+    )
     assert harness.balanced()
 
 
@@ -262,15 +274,21 @@ async def test_a_failed_commit_writes_the_books_of_its_own_moment(harness):
     entries = await harness.put(2)
     harness.store.full = 1
     first = spool.settle(seal_of(entries[:1]), entries[:1])
-    original, seen = spool._committer._refuse, []
+    refuse, commit, states = spool._committer._refuse, harness.store.commit, []
 
-    def refuse(pending, reason):
-        seen.append(spool.settle(seal_of(entries[1:]), entries[1:]))
-        original(pending, reason)
+    def settle_another(pending, reason):
+        spool.settle(seal_of(entries[1:]), entries[1:])
+        refuse(pending, reason)
 
-    spool._committer._refuse = refuse
+    def keep_state(puts, deletes):
+        commit(puts, deletes)
+        states.append(harness.store.crash())
+
+    spool._committer._refuse, harness.store.commit = settle_another, keep_state
     await first
-    again = await harness.crash()
+    await harness.kill()
+    harness.store = states[0]
+    again = await harness.open()
     assert again.books.queued("cloud") == again.queues["cloud"].live == 1
     assert again.books.total("cloud", "admitted") == 2
 
@@ -528,7 +546,7 @@ async def test_a_row_that_cannot_be_read_is_set_aside(harness):
     assert harness.balanced()
     assert spool.quarantined_rows == 1
     await spool.barrier()
-    assert list(harness.store.rows(Table.SEGMENT))[0][0] != key
+    assert next(iter(harness.store.rows(Table.SEGMENT)))[0] != key
     assert (harness.folder / "quarantine" / "segments" / f"{key:x}").read_bytes() == b"AGS damaged"
 
 

@@ -33,7 +33,15 @@ def folder(tmp_path):
 
 def plant(folder, **columns):
     """A row as somebody with plain sqlite3 would write it."""
-    facts = {"key": key_of(1, 7), "raw": 1, "mode": 1, "filename": None, "value": b"bad", "size": 0, "store_time": 0.0} | columns
+    facts = {
+        "key": key_of(1, 7),
+        "raw": 1,
+        "mode": 1,
+        "filename": None,
+        "value": b"bad",
+        "size": 0,
+        "store_time": 0.0,
+    } | columns
     names = ", ".join(facts)
     with closing(sqlite3.connect(folder / "cache.db")) as connection, connection:
         marks = ", ".join("?" * len(facts))
@@ -83,7 +91,15 @@ def test_a_file_name_leads_nowhere(folder, tmp_path):
 
 @pytest.mark.parametrize(
     "columns",
-    [{"value": "text"}, {"value": 5}, {"mode": None}, {"raw": None}, {"key": "text"}, {"tag": "text"}, {"expire_time": 1.0}],
+    [
+        {"value": "text"},
+        {"value": 5},
+        {"mode": None},
+        {"raw": None},
+        {"key": "text"},
+        {"tag": "text"},
+        {"expire_time": 1.0},
+    ],
     ids=lambda columns: next(iter(columns)),
 )
 def test_every_other_form_is_foreign(folder, columns):
@@ -105,12 +121,25 @@ def test_foreign_settings_are_refused(folder, key):
 def test_settings_are_as_demanded(folder):
     """Full sync, nothing evicted, nothing in files, no mmap, whatever another opener left in the database."""
     with closing(sqlite3.connect(folder / "cache.db")) as connection, connection:
-        for key, value in {"eviction_policy": "least-recently-used", "cull_limit": 10, "sqlite_journal_mode": "delete", "size_limit": 1}.items():
+        for key, value in {
+            "eviction_policy": "least-recently-used",
+            "cull_limit": 10,
+            "sqlite_journal_mode": "delete",
+            "size_limit": 1,
+        }.items():
             connection.execute("UPDATE Settings SET value = ? WHERE key = ?", (value, key))
     with opened(folder) as store:
         cache = store._cache
-        assert (cache.eviction_policy, cache.cull_limit, cache.size_limit, cache.disk_min_file_size) == ("none", 0, 2**40, 2**40)
-        pragmas = {name: cache._con.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode", "mmap_size", "auto_vacuum")}
+        assert (cache.eviction_policy, cache.cull_limit, cache.size_limit, cache.disk_min_file_size) == (
+            "none",
+            0,
+            2**40,
+            2**40,
+        )
+        pragmas = {
+            name: cache._con.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("synchronous", "journal_mode", "mmap_size", "auto_vacuum")
+        }
         assert pragmas == {"synchronous": 2, "journal_mode": "wal", "mmap_size": 0, "auto_vacuum": 2}
         assert isinstance(cache.disk, BytesDisk)
         store.commit([Put(key_of(1, n), bytes(100_000)) for n in range(2, 6)], [])
