@@ -261,7 +261,7 @@ class Connection(asyncio.Protocol):
             return
         held = self._held()
         # Being crowded alone is no reason while nothing is left over: a client that keeps to 64 is not interrupted.
-        blocked = self._write_blocked or self._share.full or (self._crowded and held > 0)
+        blocked = self._write_blocked or self._share.full or bool(self._waiting) or (self._crowded and held > 0)
         over = self._ended or self._stopped or self._failed
         self._shared.budget.wait(self._share, self._pump if self._share.full else None)
         if blocked or over:
