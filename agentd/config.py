@@ -47,7 +47,7 @@ class Secret(Struct, frozen=True, forbid_unknown_fields=True):
             value = env.get(self.env, "")
             if not value:
                 raise ConfigError(f"the variable {self.env} is not set or empty")
-            return value.strip()
+            return _printable(value.strip(), f"the variable {self.env}")
         path = self._path(env)
         try:
             if self.file is not None and path.stat().st_mode & 0o077:
@@ -59,7 +59,7 @@ class Secret(Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(f"{path}: not text") from None  # the cause would quote the secret
         if not value:
             raise ConfigError(f"{path}: empty")
-        return value
+        return _printable(value, str(path))
 
     def _path(self, env: Mapping[str, str]) -> Path:
         if self.credential is None:
@@ -74,6 +74,15 @@ class Secret(Struct, frozen=True, forbid_unknown_fields=True):
     def __str__(self) -> str:
         """The place, for messages."""
         return next(f"{kind} {name}" for kind, name in msgspec.structs.asdict(self).items() if name is not None)
+
+
+def _printable(secret: str, place: str) -> str:
+    """A secret travels in a header, which takes visible ASCII alone."""
+    if not (secret.isascii() and secret.isprintable()):
+        raise ConfigError(
+            f"{place}: holds characters that no header can carry (line breaks, control characters, accents)"
+        )
+    return secret
 
 
 class Listen(Struct, frozen=True, forbid_unknown_fields=True):

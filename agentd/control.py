@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from msgspec import Raw
 
 from agentd import __version__
@@ -41,7 +40,6 @@ class DaemonControl:
         connections: Callable[[], int],
     ) -> None:
         self.draining = False
-        self.last_tick = time.monotonic()
         self._loaded = loaded
         self._config = loaded.config
         self._spool = spool
@@ -74,7 +72,8 @@ class DaemonControl:
     # -- status ------------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        destinations = {name: self._destination(name) for name in self._spool.queues}
+        named = [name for name, queue in self._spool.queues.items() if name in self._couriers or queue.live]
+        destinations = {name: self._destination(name) for name in named}
         return {
             "agentd": __version__,
             "contract": CONTRACT,
@@ -122,6 +121,7 @@ class DaemonControl:
             "messages": self._sink.messages,
             "accepted": admission.accepted,
             "refused": {cause: count for cause, count in sorted(admission.refused.items()) if count},
+            "held": self._sink.held,
             "lost_before_intake": self._sink.streams.lost(),
         }
 
@@ -243,7 +243,7 @@ def _letter(letter: Letter, *, whole: bool) -> dict[str, Any]:
         "bytes": len(letter.body),
     }
     if whole:
-        facts |= {"answer": letter.answer, "record": msgspec.json.decode(bytes(Raw(letter.body)))}
+        facts |= {"answer": letter.answer, "record": Raw(letter.body)}  # spliced: it was checked when it came in
     return facts
 
 

@@ -24,7 +24,8 @@ from agentd.config import KEY_VARIABLES, Config, Destination, Loaded, Secret
 from agentd.control import DaemonControl
 from agentd.delivery.backoff import Backoff
 from agentd.delivery.batcher import Limits as BatchLimits
-from agentd.delivery.courier import Courier, Settings
+from agentd.delivery.courier import Courier
+from agentd.delivery.settings import Settings
 from agentd.errors import ConfigError
 from agentd.exchange import Platform
 from agentd.http import Http, Way
@@ -34,12 +35,13 @@ from agentd.intake.admit import Admission
 from agentd.intake.admit import Limits as AdmitLimits
 from agentd.intake.dedupe import Window
 from agentd.intake.routes import build_app
-from agentd.intake.routing import Route, Table
+from agentd.intake.routing import Route
+from agentd.intake.routing import Table as RoutingTable
 from agentd.intake.server import Server
 from agentd.intake.sink import SpoolSink
 from agentd.intake.streams import Streams
 from agentd.logs import set_up
-from agentd.spool import Journal, Limits, Spool, SpoolOutbox, SpoolShelf, open_spool
+from agentd.spool import Journal, Limits, Spool, SpoolOutbox, SpoolShelf, Table, open_spool
 
 log = logging.getLogger("agentd")
 
@@ -171,6 +173,7 @@ class Daemon:
             async with contextlib.AsyncExitStack() as stack:
                 spool = await self._open_spool()
                 stack.push_async_callback(spool.close)
+                self._name_removed(spool)
                 self._watch(spool.start())
                 http = await stack.enter_async_context(Http())
                 couriers = self._couriers(spool, http)
@@ -185,7 +188,7 @@ class Daemon:
                 server.append(Server(self.config, sink, build_app(sink, control, self.config)))
                 await server[0].start()
                 stack.push_async_callback(server[0].aclose)
-                await stack.enter_async_context(self._running(couriers, spool))
+                await stack.enter_async_context(self._running(couriers, spool, sink))
                 log.info(
                     "agentd %s takes records at %s", __version__, self.config.listen.socket, extra={"action": "started"}
                 )
@@ -209,10 +212,10 @@ class Daemon:
             self._stop.set()
 
     @contextlib.asynccontextmanager
-    async def _running(self, couriers: dict[str, Courier], spool: Spool) -> AsyncIterator[None]:
+    async def _running(self, couriers: dict[str, Courier], spool: Spool, sink: SpoolSink) -> AsyncIterator[None]:
         """The couriers and the housekeeping, until the block ends."""
         tasks = [asyncio.create_task(courier.run(), name=f"courier {name}") for name, courier in couriers.items()]
-        tasks.append(asyncio.create_task(self._housekeeping(spool), name="housekeeping"))
+        tasks.append(asyncio.create_task(self._housekeeping(spool, sink), name="housekeeping"))
         for task in tasks:
             self._watch(task)
         try:
@@ -247,6 +250,15 @@ class Daemon:
             now_us=now_us,
         )
 
+    def _name_removed(self, spool: Spool) -> None:
+        """A destination that is not configured any more keeps its queue, and somebody should know."""
+        for name, queue in spool.queues.items():
+            if name not in self.targets and queue.live:
+                log.warning(
+                    "%d records wait for destination %s, which is not in the configuration: put it back to have them sent",
+                    queue.live, name, extra={"action": "removed", "destination": name},
+                )  # fmt: skip
+
     def _couriers(self, spool: Spool, http: Http) -> dict[str, Courier]:
         couriers = {}
         for name, target in self.targets.items():
@@ -274,7 +286,7 @@ class Daemon:
                 )
         shelf.drop_streams(known.prune(now_us() - _STREAM_KEEP_US))
         admission = Admission(
-            Table(target.route() for target in self.targets.values()),
+            RoutingTable(target.route() for target in self.targets.values()),
             shelf,
             window,
             AdmitLimits(int(config.intake.max_record_bytes), config.intake.max_depth),
@@ -291,14 +303,18 @@ class Daemon:
             clock=time.monotonic,
         )
 
-    async def _housekeeping(self, spool: Spool) -> None:
+    async def _housekeeping(self, spool: Spool, sink: SpoolSink) -> None:
+        begun_us, begun = now_us(), time.monotonic()
         keep_us = int(self.config.runs.keep * 1e6)
         ticks = 0
         while True:
             await asyncio.sleep(_TICK_S)
             ticks += 1
-            spool.tick(now_us(), keep_us)
+            # what is old is judged by a clock that can't jump ahead: a wrong date for a second must not end a run's id
+            ageing_us = min(now_us(), begun_us + int((time.monotonic() - begun) * 1e6))
+            spool.tick(ageing_us, keep_us)
             if ticks % _VACUUM_EVERY_TICKS == 0:
+                spool.drop_rows(Table.STREAM, sink.prune(ageing_us - _STREAM_KEEP_US))
                 while await spool.vacuum():
                     await asyncio.sleep(0)
 
@@ -308,7 +324,7 @@ class Daemon:
         for courier in couriers.values():
             courier.flush()
         while time.monotonic() < deadline and not self._hurry.is_set():
-            if not any(spool.queues[name].live and courier.moving() for name, courier in couriers.items()):
+            if not any(spool.queues[name].live and courier.moving(deadline) for name, courier in couriers.items()):
                 break
             await asyncio.sleep(_POLL_S)
         left = {name: queue.live for name, queue in spool.queues.items() if queue.live}

@@ -63,4 +63,4 @@ class SpoolDamaged(StateError):  # noqa: N818 - as above
 
 
 class SpoolFull(AgentdError):  # noqa: N818 - as above
-    """spool full"""  # noqa: D400, D415 - the words of contract.md, read by clients
+    """spool full"""  # noqa: D400, D415 - the promised words, read by clients

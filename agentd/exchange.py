@@ -72,6 +72,7 @@ class Attempt(Struct, frozen=True):
 
     now_s: float  # Unix time
     maybe_taken: bool = False  # an earlier try of these bytes may have been taken
+    ended: bool = False  # the run (or what the lane is about) had its end delivered before this
 
 
 class Reference(NamedTuple):

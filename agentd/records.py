@@ -252,6 +252,10 @@ Record: TypeAlias = (
 )
 TYPES: dict[str, type[Record]] = {str(t.__struct_config__.tag): t for t in Record.__args__}
 KINDS: tuple[str, ...] = tuple(TYPES)
+_TIMES = ("occurred_at", "started_at", "ended_at", "captured_at", "executed_at")
+TIME_FIELDS: dict[str, tuple[str, ...]] = {
+    k: tuple(f for f in _TIMES if f in t.__struct_fields__) for k, t in TYPES.items()
+}
 _KIND_OF: dict[type[Struct], str] = {t: kind for kind, t in TYPES.items()}
 
 RUN_KINDS = frozenset({"run.start", "event", "span", "task", "run.complete", "run.fail", "run.cancel"})
@@ -288,6 +292,15 @@ def loss_class(record: Record) -> LossClass:
         level = record.level
         return LossClass.INFO if level == "info" else LossClass.DEBUG if level == "debug" else LossClass.KEEP
     return LossClass.INFO if isinstance(record, Heartbeat) else LossClass.KEEP
+
+
+def order_key(record: Record) -> str:
+    """What must stay in order among records that wait for room, whatever the destination: a run, a decision, an agent."""
+    run_id = getattr(record, "run_id", None)
+    if run_id is not None:
+        return "run:" + str(run_id)
+    place = REFERENCE_FIELDS.get(_KIND_OF[type(record)])
+    return f"{place[0]}:{getattr(record, place[1])}" if place else "agent:" + (record.agent_id or "")
 
 
 def lane_of(record: Record, agent: str, ordering: str = "run", record_id: str = "") -> str:

@@ -22,6 +22,7 @@ from agentd.records import KINDS, Record, UInt
 
 CONTRACT = 1
 MAX_FRAME_BYTES = 2**24 - 1
+MAX_RECORDS = 20_000  # of one message: more would keep everybody else waiting for longer than about 0.2 s
 MAX_UNANSWERED = 64  # envelopes of one stream under way, and outcomes kept for repeats
 _LENGTH = struct.Struct(">I")
 HEADER_BYTES = _LENGTH.size
@@ -116,15 +117,23 @@ def decode_message(data: bytes) -> Message | Hello:
     try:
         if not data.isascii():
             data.decode()  # msgspec does not look into Raw: one bad byte would poison the batch it is spliced into
-        return _decode_fast(data)
+        return _bounded(_decode_fast(data))
     except UnicodeDecodeError as error:
         raise WireError(f"invalid UTF-8 at byte {error.start}", fatal=True) from None
     except msgspec.ValidationError:
-        return _decode_carefully(data)
+        return _bounded(_decode_carefully(data))
     except msgspec.DecodeError as error:
+        if _SURROGATE.search(data):
+            return _bounded(_decode_deep(data, _syntax(error)))  # a lone one costs its record only: Python writes them
         raise WireError(_syntax(error), fatal=True) from None
     except RecursionError:
-        return _decode_deep(data)
+        return _bounded(_decode_deep(data))
+
+
+def _bounded(message: Message | Hello) -> Message | Hello:
+    if isinstance(message, Message) and len(message.items) > MAX_RECORDS:
+        raise WireError(f"{len(message.items)} records in one message: expected at most {MAX_RECORDS}", seq=message.seq)
+    return message
 
 
 def _decode_carefully(data: bytes) -> Message | Hello:
@@ -177,6 +186,8 @@ def _judge(raw: Raw) -> Record | RecordError:
         return RecordError(explain(error, data))
     except RecursionError:
         return RecordError("$: nested too deeply")
+    except msgspec.DecodeError as error:
+        return RecordError(f"$: {_syntax(error)}")
 
 
 def _seq_of(fields: dict[str, Raw]) -> int | None:
@@ -190,11 +201,12 @@ def _syntax(error: Exception) -> str:
     return str(error) if "malformed" in str(error) or "truncated" in str(error) else f"JSON is malformed: {error}"
 
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]')
 _SEQ = re.compile(rb'\s*\{\s*"seq"\s*:\s*(\d{1,19})\s*,\s*"records"\s*:\s*\[')
 
 
-def _decode_deep(data: bytes) -> Message:
+def _decode_deep(data: bytes, why: str = "nested too deeply") -> Message:
     """An array or envelope with a record that is too deep for the parser: that record alone is refused.
 
     A single record, or a message too long to be cut by hand, is refused as a whole.
@@ -204,9 +216,8 @@ def _decode_deep(data: bytes) -> Message:
     if seq is not None and seq >= 2**63:
         raise WireError("$.seq: expected an integer below 2**63")
     start = match.end() if match else data.find(b"[") + 1
-    too_deep = "nested too deeply"
     if len(data) > _SPLIT_LIMIT_BYTES or (match is None and not data.lstrip(_WHITE).startswith(b"[")):
-        raise WireError(too_deep, seq=seq)
+        raise WireError(why, seq=seq)
     try:
         return Message(seq, [_judge_deep(part) for part in split_array(data, start)])
     except msgspec.DecodeError as error:

@@ -45,7 +45,7 @@ def _remember_config(ctx: click.Context, _: click.Parameter, value: Path | None)
 config_option: Callable[[CommandT], CommandT] = click.option(
     "--config",
     metavar="PATH",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # one that can't be read is a bad configuration, not a bad usage
     expose_value=False,
     callback=_remember_config,
     help="The configuration file (else AGENTD_CONFIG, ./agentd.toml, the user's, the host's).",

@@ -16,9 +16,10 @@ from msgspec import Struct
 from agentd.delivery.backoff import Backoff
 
 FAILURES_TO_OPEN = 5  # lane failures in a row, none delivered between: then it is the destination, not the lane
-FORBIDDEN_TO_PAUSE = 3  # 403 in a row from several lanes, nothing delivered between
+FORBIDDEN_TO_PAUSE = 3  # lanes that got 403, nothing delivered between
 REFUSALS_TO_PAUSE = 100  # promise 5
 REFUSAL_LANES = 3
+_PASSING_FAILURES = 3  # after so many waits in a row the destination counts as away
 
 
 class Health(StrEnum):
@@ -37,7 +38,7 @@ class Circuit(Struct):
     failures: int = 0
     _rest_until: float = 0.0  # the platform itself asked for rest until then
     _in_a_row: int = 0
-    _forbidden: int = 0
+    _forbidden: set[str] = set()
     _refusal: str = ""
     _refusals: int = 0
     _refusal_lanes: set[str] = set()
@@ -54,7 +55,8 @@ class Circuit(Struct):
             return False
         was = self.health
         self.health, self.reason, self.until = Health.OK, "", 0.0
-        self.failures = self._in_a_row = self._forbidden = self._refusals = 0
+        self.failures = self._in_a_row = self._refusals = 0
+        self._forbidden = set()
         self._refusal = ""
         self._refusal_lanes = set()
         return was is not Health.OK
@@ -80,22 +82,32 @@ class Circuit(Struct):
             self._rest_until = max(self._rest_until, now + until_s)
         self.until = now + (until_s if until_s is not None else self.backoff.step(self.failures + 4))
 
+    def passing(self, deadline: float) -> bool:
+        """Whether requests may go out before `deadline` without anybody's help: ok, or a short wait not yet repeated often."""
+        if self.health is Health.OK:
+            return True
+        return self.health is Health.WAITING and self.until <= deadline and self.failures <= _PASSING_FAILURES
+
     def lane_failed(self, now: float, share: float, reason: str, after_s: float | None) -> None:
         """One lane's request failed; several in a row are the destination's failure."""
         self._in_a_row += 1
         if self._in_a_row >= FAILURES_TO_OPEN or self.health is not Health.OK:
             self.wait(now, share, reason, after_s)
 
-    def forbidden(self, now: float, reason: str) -> None:
+    def forbidden(self, now: float, lane: str, reason: str) -> None:
         """One lane got 403."""
-        self._forbidden += 1
-        if self._forbidden >= FORBIDDEN_TO_PAUSE or self.health is Health.PAUSED:
+        self._forbidden = {*self._forbidden, lane}
+        if len(self._forbidden) >= FORBIDDEN_TO_PAUSE or self.health is Health.PAUSED:
             self.pause(now, reason, None)
 
     def refused(self, now: float, lane: str, reason: str) -> bool:
-        """A record is about to be buried for `reason`. False: that is one too many of the same, the destination pauses."""
-        if reason != self._refusal:
-            self._refusal, self._refusals, self._refusal_lanes = reason, 0, set()
+        """A record is about to be buried for `reason`. False: that is one too many of the same, the destination pauses.
+
+        Reasons are the same if they agree up to the first colon (status and code); behind it the platform may name ids.
+        """
+        refusal = reason.partition(":")[0]
+        if refusal != self._refusal:
+            self._refusal, self._refusals, self._refusal_lanes = refusal, 0, set()
         self._refusals += 1
         self._refusal_lanes = (
             {*self._refusal_lanes, lane} if len(self._refusal_lanes) < REFUSAL_LANES else self._refusal_lanes

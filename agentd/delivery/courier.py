@@ -8,37 +8,22 @@ that light ever after. The courier ends when its task is cancelled; what was und
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
 from agentd.delivery import batcher
-from agentd.delivery.backoff import Backoff
 from agentd.delivery.circuit import Circuit, Health
 from agentd.delivery.lanes import Hold, Lane, Lanes
 from agentd.delivery.ports import Outbox
-from agentd.exchange import (
-    Attempt,
-    Call,
-    Context,
-    Lost,
-    Platform,
-    Reference,
-    Request,
-    Response,
-    Sending,
-    Transport,
-    Unencodable,
-)
-from agentd.identity import text_of
+from agentd.delivery.sealing import Sealer, Wait
+from agentd.delivery.settings import Settings
+from agentd.exchange import Attempt, Lost, Platform, Request, Response, Sending, Transport, Unencodable
 from agentd.outcomes import Cause, Delivered, Pause, Reject, Retry, Scope, Split, Unknown, Verdict
-from agentd.queued import DEAD, KNOWN, Death, Entry, Seal
+from agentd.queued import Death, Entry, Seal
 
 log = logging.getLogger("agentd.delivery")
 
@@ -48,25 +33,6 @@ _ANSWER_CHARS = 2048
 _RESERVED_S = 30.0  # how long to look away from a destination whose dead letters have no room
 
 
-class Settings(Struct, frozen=True):
-    """What a courier is told of its destination."""
-
-    name: str
-    api_key: str
-    limits: batcher.Limits
-    max_in_flight: int
-    backoff: Backoff
-    reference_wait_us: int
-    agent_of: Callable[[str], str]
-    inject_id: bool = True
-    options: Mapping[str, str] = {}
-    signing_secret: str | None = None
-
-    def __repr__(self) -> str:
-        """Without the secrets."""
-        return f"<Settings {self.name}>"
-
-
 class Counts(Struct):
     """What status and metrics show."""
 
@@ -74,14 +40,6 @@ class Counts(Struct):
     retries: int = 0
     records: int = 0
     latency_s: float = 0.0
-
-
-class _Wait(Exception):  # noqa: N818 - a turn of the loop, not an error
-    """The batch can't go now."""
-
-    def __init__(self, hold: Hold, wait_s: float, reason: str) -> None:
-        super().__init__(reason)
-        self.hold, self.wait_s, self.reason = hold, wait_s, reason
 
 
 class Courier:
@@ -106,6 +64,7 @@ class Courier:
         self.flush_through = 0
         self._newest_only = frozenset(kind for kind, call in platform.calls.items() if call.newest_only)
         self._outbox = outbox
+        self._sealer = Sealer(settings, platform, outbox, now_us)
         self._transport = transport
         self._clock = clock
         self._now_us = now_us
@@ -130,9 +89,9 @@ class Courier:
         """`observer(verdict's name, seconds, records)` hears of every request."""
         self._observe = observer
 
-    def moving(self) -> bool:
-        """Whether more may go out soon: something is under way, ready or being read, and the destination takes it."""
-        return bool(self.lanes.in_flight) or self.circuit.health is Health.OK
+    def moving(self, deadline: float) -> bool:
+        """Whether more may go out before `deadline` (monotonic): something is under way, or the destination takes it by then."""
+        return bool(self.lanes.in_flight) or self.circuit.passing(deadline)
 
     def flush(self) -> None:
         """Send everything that is queued by now without waiting for batches to fill."""
@@ -212,7 +171,7 @@ class Courier:
                 self._outbox.fill()  # its listener touches the lane once they are in memory
             return
         plan = batcher.plan(
-            self._outbox.peek(lane.key), self._call, self.settings.limits, self._now_us(), self.flush_through
+            self._outbox.peek(lane.key), self._sealer.call, self.settings.limits, self._now_us(), self.flush_through
         )
         if plan.take:
             records = [entry for entry, _ in zip(self._outbox.peek(lane.key), range(plan.take), strict=False)]
@@ -231,9 +190,6 @@ class Courier:
         *older, _newest = [entry for entry in self._outbox.peek(lane) if entry.kind == head.kind]
         if older:
             _ = self._outbox.discard_stale(older)  # nobody has to wait: after a crash they are as stale as before
-
-    def _call(self, kind: str) -> Call:
-        return self.platform.calls[kind]
 
     def _start(self, lane: Lane, seal: Seal | None, entries: list[Entry]) -> None:
         self.lanes.begin(lane)
@@ -261,112 +217,29 @@ class Courier:
             return
         try:
             if seal is None:  # what a sealed batch needed was settled before it was sealed
-                entries = self._resolve(entries)
-            request = self._encode(entries, seal)
-        except _Wait as wait:
+                alive = {entry.number for entry, _ in zip(self._outbox.peek(lane.key), entries, strict=False)}
+                entries = [entry for entry in entries if entry.number in alive]  # a full queue may have shed some since
+                if not entries:
+                    return
+                entries = self._sealer.resolve(entries)
+            request = self._sealer.encode(entries, seal)
+        except Wait as wait:
             self._hold(lane, wait.hold, wait.wait_s, wait.reason)
             return
         except Unencodable as error:
             await self._bury_one(seal, entries, error)
             return
+        except Exception as error:
+            if seal is not None or not await self._bury_defective(lane, entries, error):
+                raise
+            return
         if seal is None:
-            seal = self._new_seal(entries, request)
+            seal = self._sealer.new_seal(entries, request)
             await self._outbox.seal(seal)
         await self._send(lane, seal, entries, request)
 
-    def _resolve(self, entries: list[Entry]) -> list[Entry]:
-        """The batch, or what has to go before it: the record that introduces an id it needs. Raises _Wait, Unencodable."""
-        for needed in self.platform.references(entries[0]):
-            introducer = self._missing(needed, entries[0])
-            if introducer is not None:
-                if introducer.lane != entries[0].lane:
-                    raise _Wait(Hold.REFERENCE, 1.0, f"waits for {needed.kind} {needed.local_id}")
-                return [introducer]
-        return entries
-
-    def _missing(self, needed: Reference, entry: Entry) -> Entry | None:
-        """None if the reference is settled one way or another, else the queued record that will settle it."""
-        ref = self._outbox.reference(needed.kind, needed.local_id)
-        if ref is None:
-            left_us = entry.admitted_us + self.settings.reference_wait_us - self._now_us()
-            if 0 < left_us <= self.settings.reference_wait_us:
-                raise _Wait(
-                    Hold.REFERENCE, left_us / 1e6, f"waits for {needed.kind} {needed.local_id} to be introduced"
-                )
-            return None  # nobody introduced it: taken to be the platform's own
-        if ref.state == KNOWN:
-            return None
-        if ref.state == DEAD:
-            if needed.optional:
-                return None
-            raise Unencodable(f"{needed.kind} {needed.local_id} was refused for good", -1)
-        if ref.number == entry.number:
-            return None
-        introducer = self._outbox.find(f"{needed.kind}:{needed.local_id}", ref.number)
-        if introducer is None:
-            raise _Wait(Hold.REFERENCE, 1.0, f"waits for {needed.kind} {needed.local_id}")
-        return introducer
-
-    def _context(self) -> Context:
-        return self._resolving(self._platform_id)
-
-    def _resolving(self, resolve: Callable[[str, str], str | None]) -> Context:
-        return Context(self.settings.agent_of, resolve, self.settings.inject_id, self.settings.options)
-
-    def _platform_id(self, kind: str, local_id: str) -> str | None:
-        ref = self._outbox.reference(kind, local_id)
-        if ref is None:
-            return local_id
-        return None if ref.state == DEAD else ref.platform_id or local_id
-
-    def _encode(self, entries: Sequence[Entry], seal: Seal | None) -> Request:
-        call = self._call(entries[0].kind)
-        if seal is None:
-            return self.platform.encode(call, entries, self._context())
-        if seal.body is not None:
-            request = self.platform.encode(call, entries, self._context())
-            return Request(request.path, seal.body, request.headers, request.method)
-        return self._encode_as_sealed(call, entries, seal)
-
-    def _encode_as_sealed(self, call: Call, entries: Sequence[Entry], seal: Seal) -> Request:
-        """The same bytes as at the first try, also where an id went as the platform's own that is known or dead by now."""
-        own = self._resolving(lambda _kind, local_id: local_id)
-        for context in (self._context(), own):
-            with contextlib.suppress(Unencodable):
-                request = self.platform.encode(call, entries, context)
-                if hashlib.sha256(request.body).digest() == seal.sha256:
-                    return request
-        log.error(
-            "%s: batch %s encodes to other bytes than it was sealed with",
-            self.settings.name,
-            seal.key,
-            extra={"action": "reseal"},
-        )
-        return self.platform.encode(call, entries, self._context())
-
-    def _new_seal(self, entries: Sequence[Entry], request: Request) -> Seal:
-        call = self._call(entries[0].kind)
-        first, last = entries[0].number, entries[-1].number
-        taken = {entry.number for entry in entries}
-        before = takewhile(lambda e: e.number <= last, self._outbox.peek(entries[0].lane))
-        between = [e.number for e in before if e.number >= first and e.number not in taken]
-        return Seal(
-            seq=0,
-            destination=self.settings.name,
-            lane=entries[0].lane,
-            first=first,
-            last=last,
-            count=len(entries),
-            exceptions=tuple(between),
-            key=key_of(entries),
-            encoder=self.platform.encoder_version,
-            sha256=hashlib.sha256(request.body).digest(),
-            call=call.name,
-            body=request.body if call.strict_key else None,
-        )
-
     async def _send(self, lane: Lane, seal: Seal, entries: list[Entry], request: Request) -> None:
-        if seal.tried and not self._call(entries[0].kind).repeat:
+        if seal.tried and not self._sealer.call(entries[0].kind).repeat:
             reason = "an earlier try may have been taken, and this call must not be repeated"
             await self._bury(lane, seal, entries, _death(Cause.OUTCOME_UNKNOWN, reason, lane, seal, None))
             return
@@ -377,8 +250,8 @@ class Courier:
         begun = self._clock()
         answer = await self._transport.send(request, headers)
         spent = self._clock() - begun
-        attempt = Attempt(self._now_us() / 1e6, maybe_taken)
-        verdict = self.platform.classify(self._call(entries[0].kind), entries, answer, attempt)
+        attempt = Attempt(self._now_us() / 1e6, maybe_taken, self._has_ended(entries[0]))
+        verdict = self.platform.classify(self._sealer.call(entries[0].kind), entries, answer, attempt)
         if isinstance(answer, Lost) and not answer.sent:
             seal.tried = maybe_taken
         elif isinstance(verdict, Pause) or (isinstance(verdict, Retry) and verdict.scope is Scope.DESTINATION):
@@ -403,7 +276,7 @@ class Courier:
                 self._pause(verdict, lane, now)
             case Split() if len(entries) > 1:
                 self.lanes.succeeded(lane)
-                await self._outbox.split(seal, self._halves(seal, entries))
+                await self._outbox.split(seal, self._sealer.halves(seal, entries))
             case Split() | Reject():
                 await self._reject(verdict.cause, verdict.reason, lane, seal, entries, answer)
             case Unknown():
@@ -421,7 +294,7 @@ class Courier:
         future = self._outbox.settle(seal, entries, verdict.learned)
         if verdict.learned:  # others may wait for these ids, and must not be sent before the ids are on disk
             await future
-            for key in self.lanes.release([held.key for held in self.lanes.waiting() if held.hold is Hold.REFERENCE]):
+            for key in self.lanes.release(self.lanes.waiting_for_references()):
                 self._outbox.unblock(key)
         self._wake.set()
 
@@ -442,7 +315,7 @@ class Courier:
         )
         if poisoned and len(entries) > 1:
             self.lanes.succeeded(lane)
-            await self._outbox.split(seal, self._halves(seal, entries))
+            await self._outbox.split(seal, self._sealer.halves(seal, entries))
         elif poisoned:
             reason = f"failed {lane.failures} times alone: {verdict.reason}"
             await self._bury(lane, seal, entries, _death(Cause.REJECTED, reason, lane, seal, None))
@@ -457,7 +330,7 @@ class Courier:
         else:
             lane.failures += 1
             self._hold(lane, Hold.FORBIDDEN, self.settings.backoff.step(lane.failures + 4), verdict.reason)
-            self.circuit.forbidden(now, verdict.reason)
+            self.circuit.forbidden(now, lane.key, verdict.reason)
         if was is not Health.PAUSED and self.circuit.health is Health.PAUSED:
             log.error(
                 "%s: paused: %s; everything is kept", self.settings.name, verdict.reason, extra={"action": "paused"}
@@ -501,28 +374,28 @@ class Courier:
         else:
             await self._bury(lane, seal, entries, Death(Cause.INTRODUCER_DEAD, str(error)))
 
-    def _halves(self, seal: Seal, entries: list[Entry]) -> list[Seal]:
-        """A refused batch's parts: new batches with keys of their own."""
-        middle = len(entries) // 2
-        parts = []
-        for half in (entries[:middle], entries[middle:]):
-            request = self.platform.encode(self._call(half[0].kind), half, self._context())
-            part = self._new_seal(half, request)
-            inside = tuple(n for n in seal.exceptions if part.first <= n <= part.last)
-            part.exceptions = tuple(sorted({*part.exceptions, *inside}))
-            parts.append(part)
-        return parts
+    async def _bury_defective(self, lane: Lane, entries: list[Entry], error: Exception) -> bool:
+        """The adapter fell over a record that it should have refused: bury that one, so that it costs nothing else.
+
+        False if none of the records alone makes it fall, or if it falls over everything: then the lane rests.
+        """
+        for entry in entries:
+            try:
+                self._sealer.encode([entry], None)
+            except Unencodable:
+                continue
+            except Exception as alone:
+                reason = f"defect in the {self.platform.name} adapter: {alone!r}"
+                if not self.circuit.refused(self._clock(), lane.key, reason):
+                    return False
+                log.error("%s: %s", self.settings.name, reason, exc_info=error, extra={"action": "defect"})
+                await self._bury(lane, None, [entry], Death(Cause.UNENCODABLE, reason))
+                return True
+        return False
 
     def _hold(self, lane: Lane, hold: Hold, wait_s: float, reason: str) -> None:
         self.lanes.hold(lane, hold, self._clock() + wait_s, reason)
         self._outbox.block(lane.key)
-
-
-def key_of(entries: Sequence[Entry]) -> str:
-    """The idempotency key: a record's own id for one record, so that a replay keeps it; a digest of the ids for several."""
-    if len(entries) == 1:
-        return text_of(entries[0].record_id)
-    return hashlib.sha256(b"".join([entry.record_id for entry in entries])).hexdigest()[:32]
 
 
 def _death(cause: Cause, reason: str, lane: Lane, seal: Seal, answer: Response | Lost | None) -> Death:

@@ -32,7 +32,6 @@ class Lane(Struct):
     reason: str = ""
     failures: int = 0
     first_failure: float = 0.0
-    maybe_taken: bool = False
 
 
 class Lanes:
@@ -42,6 +41,7 @@ class Lanes:
         self._lanes: dict[str, Lane] = {}
         self._ready: dict[str, None] = {}  # in order of becoming ready
         self._timers: list[tuple[float, str]] = []
+        self._references: set[str] = set()  # lanes that were held for a reference, some of them not any more
         self.in_flight = 0
 
     def __repr__(self) -> str:
@@ -108,7 +108,6 @@ class Lanes:
     def succeeded(self, lane: Lane) -> None:
         """Failures are forgotten."""
         lane.failures = 0
-        lane.maybe_taken = False
         lane.reason = ""
 
     def forgive(self) -> None:
@@ -119,6 +118,8 @@ class Lanes:
     def hold(self, lane: Lane, hold: Hold, at: float, reason: str = "") -> None:
         """Look at the lane again at `at`."""
         lane.hold, lane.at, lane.reason = hold, at, reason
+        if hold is Hold.REFERENCE:
+            self._references.add(lane.key)
         heapq.heappush(self._timers, (at, lane.key))
 
     def release(self, keys: list[str] | None = None) -> list[str]:
@@ -131,6 +132,15 @@ class Lanes:
                 lane.hold = None
                 self._make_ready(lane)
         return unblocked
+
+    def waiting_for_references(self) -> list[str]:
+        """Lanes that are held until an id is known."""
+        self._references = {key for key in self._references if self._holds(key, Hold.REFERENCE)}
+        return list(self._references)
+
+    def _holds(self, key: str, hold: Hold) -> bool:
+        lane = self._lanes.get(key)
+        return lane is not None and lane.hold is hold
 
     def forget(self, lane: Lane) -> None:
         """Nothing is queued in it: drop what is remembered, so that memory does not grow with the lanes ever seen."""

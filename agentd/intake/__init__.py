@@ -22,6 +22,10 @@ class Peer(Struct, frozen=True, gc=False):
     pid: int
 
 
+class Waiting(asyncio.Future[Ack]):
+    """The future of a message that waits for room in a queue: its connection is not read until it is done."""
+
+
 class Sink(Protocol):
     """Where messages go. All methods are called on the event loop and return at once."""
 
@@ -35,8 +39,8 @@ class Sink(Protocol):
         """Admit a message; the future is done once every record is on disk (fsync) or refused.
 
         `stream` is the hello's, `origin` names the dialect (`frames`, `lines`, `http`). With `hold` (nobody reads the
-        answer) records that find the queue full wait for room instead of being refused: the future stays pending, and
-        the caller stops reading that connection meanwhile. `Ack.seq` is -1 for a message without `seq`.
+        answer) records that find the queue full wait for room instead of being refused: the future is a `Waiting`, and
+        the caller stops reading that connection until it is done. `Ack.seq` is -1 for a message without `seq`.
         """
         ...
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -16,11 +17,22 @@ from msgspec import Struct, field
 from agentd.errors import RecordError
 from agentd.identity import text_of
 from agentd.intake import Peer
-from agentd.intake.dedupe import Seen, Window
+from agentd.intake.dedupe import Seen, Window, digest
 from agentd.intake.routing import Route, Table
 from agentd.outcomes import Cause
 from agentd.queued import Entry, Ref, Source
-from agentd.records import INTRODUCES, REFERENCE_FIELDS, LossClass, Record, kind_of, lane_of, loss_class
+from agentd.records import (
+    INTRODUCES,
+    REFERENCE_FIELDS,
+    TIME_FIELDS,
+    LossClass,
+    Record,
+    RunStart,
+    kind_of,
+    lane_of,
+    loss_class,
+    order_key,
+)
 from agentd.wire import Rejected, deeper_than, encode
 
 FULL = "spool full"
@@ -30,6 +42,7 @@ class Shelf(Protocol):
     """What admission asks of the spool."""
 
     def room_for(self, destination: str, size: int, loss: LossClass) -> bool: ...
+    def quota(self, destination: str) -> int: ...
     def number(self, destination: str) -> int: ...
     def owners(self, kind: str, local_id: str) -> Sequence[Ref]: ...
     def introduce(self, ref: Ref) -> Ref: ...
@@ -50,6 +63,8 @@ class Admitted(Struct):
     seen: list[bytes] = field(default_factory=list)
     repeats: list[tuple[int, bytes]] = field(default_factory=list)
     full: list[tuple[int, Record]] = field(default_factory=list)  # refused for want of room, with their places
+    full_keys: set[str] = field(default_factory=set)
+    turned_away: dict[str, bytes] = field(default_factory=dict)
 
 
 class _Refusal(Exception):  # noqa: N818 - a verdict, caught within this module
@@ -80,10 +95,19 @@ class Admission:
         self.refused: Counter[str] = Counter()
 
     def admit(
-        self, items: Sequence[tuple[int, Record | RecordError]], peer: Peer, origin: str, now_us: int
+        self,
+        items: Sequence[tuple[int, Record | RecordError]],
+        peer: Peer,
+        origin: str,
+        now_us: int,
+        turned_away: dict[str, bytes] | None = None,
     ) -> Admitted:
-        """Decide over the items of a message, each with its place in it."""
-        outcome = Admitted()
+        """Decide over the items of a message, each with its place in it.
+
+        A record that finds no room must not be overtaken by a later one of its run. Within the message that is seen to
+        here; `turned_away` does it for a stream: order key → digest of the record that has to come first.
+        """
+        outcome = Admitted(turned_away={} if turned_away is None else turned_away)
         sources: dict[str, Source] = {}
         for index, item in items:
             try:
@@ -103,6 +127,8 @@ class Admission:
         self, record: Record, peer: Peer, origin: str, now_us: int, outcome: Admitted, sources: dict[str, Source]
     ) -> None:
         kind = kind_of(record)
+        for name in TIME_FIELDS[kind]:
+            _to_utc(record, name)
         body = encode(record)
         self._check_form(body)
         agent = self._agent(record, kind, peer)
@@ -113,8 +139,7 @@ class Admission:
         if record.id is not None and self._repeated(record, peer, body, outcome):
             return
         loss = loss_class(record)
-        if not all(self._shelf.room_for(route.name, len(body) + 64, loss) for route in routes):
-            raise _Refusal(Cause.SPOOL_FULL, FULL)
+        self._check_room(record, body, routes, loss, outcome)
         source = sources.get(agent)
         if source is None:
             source = sources[agent] = Source(agent, peer.uid, peer.pid, origin)
@@ -123,6 +148,24 @@ class Admission:
             outcome.seen.append(self._window.add(peer.uid, record_id, body))
         for route in routes:
             self._place(record, Entry(0, record_id, "", kind, loss, source, now_us, body), route, outcome)
+
+    def _check_room(
+        self, record: Record, body: bytes, routes: Sequence[Route], loss: LossClass, outcome: Admitted
+    ) -> None:
+        size = len(body) + 64
+        for route in routes:
+            if size > self._shelf.quota(route.name):
+                raise _Refusal(Cause.INVALID, f"$: {len(body)} bytes, above max_bytes of destination {route.name}")
+        key = order_key(record)
+        first = outcome.turned_away.get(key)
+        if key in outcome.full_keys or (first is not None and first != digest(body)):
+            raise _Refusal(Cause.SPOOL_FULL, FULL)
+        if not all(self._shelf.room_for(route.name, size, loss) for route in routes):
+            outcome.full_keys.add(key)
+            if loss is LossClass.KEEP:  # these come again; debug and info events may be given up by their sender
+                outcome.turned_away.setdefault(key, digest(body))
+            raise _Refusal(Cause.SPOOL_FULL, FULL)
+        outcome.turned_away.pop(key, None)
 
     def _check_form(self, body: bytes) -> None:
         if len(body) > self._limits.max_record_bytes:
@@ -135,16 +178,28 @@ class Admission:
     def _agent(self, record: Record, kind: str, peer: Peer) -> str:
         """The local name of the agent it is for: its own word, else that of whoever introduced what it refers to."""
         named = record.agent_id or ""
+        if isinstance(record, RunStart) and record.parent_run_id is not None:
+            self._check_parent(record.parent_run_id, peer)
         place = REFERENCE_FIELDS.get(kind) or INTRODUCES.get(kind)
         local_id = getattr(record, place[1]) if place is not None else None
         if place is None or local_id is None:
             return named
         for ref in self._shelf.owners(place[0], local_id):
-            if (named and ref.agent != named) or (ref.uid != peer.uid and peer.uid not in self._trusted):
+            default = self._table.default_agent(ref.destination)
+            known_as = {ref.agent, ref.agent or default}
+            if (named and named not in known_as) or self._is_stranger(ref, peer):
                 whose = f"agent {ref.agent!r}" if ref.uid == peer.uid else "another user"
                 raise _Refusal(Cause.FOREIGN_REFERENCE, f"$.{place[1]}: belongs to {whose}")
-            named = named or ref.agent
+            named = ref.agent
         return named
+
+    def _check_parent(self, run_id: str, peer: Peer) -> None:
+        """A run may be the child of another agent's run, but not of another user's."""
+        if any(self._is_stranger(ref, peer) for ref in self._shelf.owners("run", run_id)):
+            raise _Refusal(Cause.FOREIGN_REFERENCE, "$.parent_run_id: belongs to another user")
+
+    def _is_stranger(self, ref: Ref, peer: Peer) -> bool:
+        return ref.uid != peer.uid and peer.uid not in self._trusted
 
     def _repeated(self, record: Record, peer: Peer, body: bytes, outcome: Admitted) -> bool:
         assert record.id is not None  # noqa: S101 - the caller asked
@@ -178,3 +233,14 @@ class Admission:
             )
             if self._shelf.introduce(ref) is ref:
                 outcome.introduced.append(ref)
+
+
+def _to_utc(record: Record, name: str) -> None:
+    """Times are kept in UTC; one that has no UTC form is refused here rather than met when it is to be sent."""
+    time = getattr(record, name)
+    if time is None or time.tzinfo is UTC:
+        return
+    try:
+        setattr(record, name, time.astimezone(UTC))
+    except OverflowError:
+        raise _Refusal(Cause.INVALID, f"$.{name}: out of range in UTC") from None

@@ -1,4 +1,4 @@
-"""Which destinations take a record: by kind, agent and `to` (contract §2). Pure."""
+"""Which destinations take a record: by kind, agent and `to`. Pure."""
 
 from __future__ import annotations
 
@@ -39,6 +39,10 @@ class Table:
         self._routes = tuple(routes)
         self._names = frozenset(route.name for route in self._routes)
         self._known: dict[tuple[str, str], tuple[Route, ...]] = {}
+
+    def default_agent(self, destination: str) -> str:
+        """The destination's name for records that name no agent."""
+        return next((route.default_agent for route in self._routes if route.name == destination), "")
 
     def route(self, kind: str, agent: str, to: str | Sequence[str] | None) -> tuple[Route, ...]:
         """The destinations of a record. Raises RecordError that says why nobody takes it."""

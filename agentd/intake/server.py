@@ -21,7 +21,7 @@ from aiohttp import web
 
 from agentd.config import Config
 from agentd.errors import AgentdError, WireError
-from agentd.intake import Peer, Sink
+from agentd.intake import Peer, Sink, Waiting
 from agentd.intake.connection import Budget, Fault, FrameReader, LineReader, Outbox, Share, Shared, Watch
 from agentd.intake.listen import Acceptor, UnixListener, peer_of, raise_file_limit
 from agentd.intake.routes import HttpProtocol
@@ -55,6 +55,7 @@ class Connection(asyncio.Protocol):
         self._greeted = False  # a hello comes first or never
         self._outstanding = 0  # messages whose future is not done
         self._unanswered = 0  # of these, envelopes
+        self._waiting = 0  # of these, messages that wait for room in a queue
         self._blocked = False  # as things were when last looked at, for any of the next three
         self._crowded = False
         self._write_blocked = False
@@ -202,12 +203,14 @@ class Connection(asyncio.Protocol):
             self._answer(future, seq)
             return
         self._outstanding += 1
+        self._waiting += isinstance(future, Waiting)
         self._unanswered += seq is not None
         self._shared.budget.add(self._share, size)
         future.add_done_callback(partial(self._done, size, seq))
 
     def _done(self, size: int, seq: int | None, future: asyncio.Future[Ack]) -> None:
         self._outstanding -= 1
+        self._waiting -= isinstance(future, Waiting)
         self._unanswered -= seq is not None
         self._shared.budget.remove(self._share, size)
         self._answer(future, seq)
@@ -249,7 +252,7 @@ class Connection(asyncio.Protocol):
     def _is_blocked(self) -> bool:
         full = self._share.look()
         self._crowded = self._unanswered > (MAX_UNANSWERED // 2 if self._crowded else MAX_UNANSWERED - 1)
-        self._blocked = self._write_blocked or full or self._crowded
+        self._blocked = self._write_blocked or full or self._crowded or bool(self._waiting)
         return self._blocked
 
     def _govern(self, *, anew: bool = False) -> None:
@@ -258,7 +261,7 @@ class Connection(asyncio.Protocol):
             return
         held = self._held()
         # Being crowded alone is no reason while nothing is left over: a client that keeps to 64 is not interrupted.
-        blocked = self._write_blocked or self._share.full or (self._crowded and held > 0)
+        blocked = self._write_blocked or self._share.full or bool(self._waiting) or (self._crowded and held > 0)
         over = self._ended or self._stopped or self._failed
         self._shared.budget.wait(self._share, self._pump if self._share.full else None)
         if blocked or over:

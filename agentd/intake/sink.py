@@ -14,15 +14,15 @@ from msgspec import Struct
 
 from agentd import __version__
 from agentd.errors import RecordError, SpoolFull, WireError
-from agentd.intake import Peer, streams
+from agentd.intake import Peer, Waiting, streams
 from agentd.intake.admit import FULL, Admission, Admitted
 from agentd.intake.dedupe import Window
 from agentd.intake.dedupe import count as count_ids
 from agentd.intake.streams import Stream, Streams
 from agentd.outcomes import Cause
 from agentd.queued import Entry, Ref
-from agentd.records import Record
-from agentd.wire import Ack, Hello, Message, Rejected, hello_answer
+from agentd.records import Record, order_key
+from agentd.wire import MAX_UNANSWERED, Ack, Hello, Message, Rejected, hello_answer
 
 log = logging.getLogger("agentd.intake")
 
@@ -50,6 +50,10 @@ class _Held(Struct):
     future: asyncio.Future[Ack]
     ack: Ack
     order: int
+
+    def order_keys(self) -> set[str]:
+        """What of it must stay in order with other messages."""
+        return {order_key(item) for _, item in self.items if not isinstance(item, RecordError)}
 
 
 class SpoolSink:
@@ -90,9 +94,10 @@ class SpoolSink:
             if not 0 < len(hello.stream) <= 64:  # noqa: PLR2004 - a UUID has 36
                 raise WireError("$.stream: expected a UUID")
             known = self.streams.get(peer.uid, hello.stream)
-            stream = known[1] if known else self._open(peer.uid, hello.stream)
-            stream.lost = dict(hello.lost)
-            last_seq = stream.last_seq
+            if known is not None or hello.lost:  # one that has sent nothing needs no place in memory or on disk
+                stream = known[1] if known else self._open(peer.uid, hello.stream)
+                stream.lost = dict(hello.lost)
+                last_seq = stream.last_seq
         return hello_answer(__version__, self._max_frame_bytes, last_seq)
 
     def submit(
@@ -104,26 +109,51 @@ class SpoolSink:
             before = self._before(key)
             if before is not None:
                 return before
+        if hold:
+            return self._submit_silent(message, peer, origin)
         future: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
         items = list(enumerate(message.items))
-        self._order += 1
-        if hold and self._held:  # what came before must not be overtaken
-            self._hold(_Held(items, peer, origin, future, Ack(-1, 0), self._order))
-            return future
-        outcome = self.admission.admit(items, peer, origin, self._now_us())
+        stream_of = None if key is None else self._stream_of(key)
+        away = None if stream_of is None else stream_of.waiting_room(key[2] if key else 0)
+        outcome = self.admission.admit(items, peer, origin, self._now_us(), away)
+        if stream_of is not None and outcome.full and message.seq is not None:
+            stream_of.turned_away_until = message.seq + MAX_UNANSWERED - 1
         ack = Ack(-1 if message.seq is None else message.seq, outcome.accepted, outcome.rejected)
         self._log_refusals(outcome, peer)
-        if hold and outcome.full:
-            full = {index for index, _ in outcome.full}
-            ack.rejected = [r for r in ack.rejected if r.index not in full]
-            self.admission.refused[Cause.SPOOL_FULL.value] -= len(full)  # they are not refused: they wait
-            taken = _Held(_taken(items, outcome), peer, origin, _unheard(), ack, self._order)
-            self._write(outcome, ack, None, None, taken)
-            self._hold(_Held(list(outcome.full), peer, origin, future, ack, self._order))
-            return future
-        again = _Held(_taken(items, outcome), peer, origin, future, ack, self._order) if hold else None
-        self._write(outcome, ack, future, key, again)
+        self._write(outcome, ack, future, key)
         return future
+
+    def _submit_silent(self, message: Message, peer: Peer, origin: str) -> asyncio.Future[Ack]:
+        """A message that nobody waits an answer for: what finds no room waits, and its run's later records with it."""
+        self._order += 1
+        held = _Held(list(enumerate(message.items)), peer, origin, Waiting(), Ack(-1, 0), self._order)
+        keys = {key for other in self._held for key in other.order_keys()} if self._held else set()
+        if keys.isdisjoint(held.order_keys()):
+            future: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
+            held.future = future
+            outcome = self._admit_held(held)
+            if not outcome.full:
+                return future
+            held.future = Waiting()
+        self._hold(held)
+        return held.future
+
+    def _admit_held(self, held: _Held) -> Admitted:
+        """Admit what finds room; the rest stays in `held.items`. The future is done with the last of it."""
+        outcome = self.admission.admit(held.items, held.peer, held.origin, self._now_us())
+        self._log_refusals(outcome, held.peer)
+        full = {index for index, _ in outcome.full}
+        self.admission.refused[Cause.SPOOL_FULL.value] -= len(full)  # they are not refused: they wait
+        held.ack.accepted += outcome.accepted
+        held.ack.rejected += [r for r in outcome.rejected if r.index not in full]
+        again = msgspec.structs.replace(held, items=_taken(held.items, outcome))
+        if full:
+            held.items = list(outcome.full)
+            again.future = _unheard()
+            self._write(outcome, held.ack, None, None, again)
+        else:
+            self._write(outcome, held.ack, held.future, None, again)
+        return outcome
 
     def refuse(self, cause: str, detail: str, peer: Peer) -> None:
         self.admission.refused[cause] += 1
@@ -225,10 +255,14 @@ class SpoolSink:
     def _open(self, uid: int, name: str) -> Stream:
         return self.streams.add(self._store.new_stream_row(), Stream(uid, name, touched_us=self._now_us()))
 
-    def _stream_put(self, key: tuple[int, str, int], ack: Ack) -> Any:
+    def _stream_of(self, key: tuple[int, str, int]) -> Stream:
         uid, name, _ = key
         known = self.streams.get(uid, name)
-        stream = known[1] if known else self._open(uid, name)
+        return known[1] if known else self._open(uid, name)
+
+    def _stream_put(self, key: tuple[int, str, int], ack: Ack) -> Any:
+        uid, name, _ = key
+        stream = self._stream_of(key)
         stream.record(ack, self._now_us())
         row = self.streams.get(uid, name)
         assert row is not None  # noqa: S101 - just opened
@@ -243,36 +277,37 @@ class SpoolSink:
             self._holder = asyncio.create_task(self._try_held(), name="held messages")
 
     async def _try_held(self) -> None:
-        """Admit what waits for room, in order, as room comes."""
+        """Admit what waits for room as room comes: in order within a run, and no destination waits for another."""
         while self._held:
-            await self._store.wait_for_room()
-            while self._held and self._retry(self._held[0]):
-                self._held.popleft()
+            busy: set[str] = set()
+            for held in list(self._held):
+                if held.order_keys() & busy or self._admit_held(held).full:
+                    busy |= held.order_keys()
+                else:
+                    self._held.remove(held)
+            if self._held:
+                await self._store.wait_for_room()  # room that came before we asked for it was tried above
 
-    def _retry(self, held: _Held) -> bool:
-        outcome = self.admission.admit(held.items, held.peer, held.origin, self._now_us())
-        self.admission.refused[Cause.SPOOL_FULL.value] -= len(outcome.full)  # they are not refused: they wait
-        held.ack.accepted += outcome.accepted
-        full = {index for index, _ in outcome.full}
-        held.ack.rejected += [r for r in outcome.rejected if r.index not in full]
-        again = msgspec.structs.replace(held, items=_taken(held.items, outcome))
-        if outcome.full:
-            held.items = list(outcome.full)
-            again.future = _unheard()
-            self._write(outcome, held.ack, None, None, again)
-            return False
-        self._write(outcome, held.ack, held.future, None, again)
-        return True
+    @property
+    def held(self) -> int:
+        """Records that wait for room, and whose senders are not read meanwhile."""
+        return sum(len(held.items) for held in self._held)
 
     async def close(self) -> None:
         """Give up what is still held: those who sent it were never told that it was taken."""
         if self._holder is not None:
             self._holder.cancel()
             await asyncio.gather(self._holder, return_exceptions=True)
+        if self._held:
+            log.warning("%d records that waited for room were not taken", self.held, extra={"action": "held_dropped"})
         for held in self._held:
             self.admission.refused[Cause.SPOOL_FULL.value] += len(held.items)
             if not held.future.done():
                 held.future.set_result(held.ack)
+
+    def prune(self, before_us: int) -> list[int]:
+        """Forget streams that were silent since; gives their rows."""
+        return self.streams.prune(before_us)
 
     # -- logging -----------------------------------------------------------------------------------------------------
 

@@ -18,15 +18,24 @@ class Stream(Struct, array_like=True):
     touched_us: int = 0
     outcomes: dict[int, Ack] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
+    # order key → digest of the record that found no room and has to come first; for envelopes that were under way then
+    turned_away: dict[str, bytes] = field(default_factory=dict)
+    turned_away_until: int = 0
 
     def known(self, seq: int) -> Ack | None:
         """The outcome of an envelope that was answered before. Raises WireError for one that is too old to know."""
         outcome = self.outcomes.get(seq)
         if outcome is None and seq <= self.last_seq:
             raise WireError(
-                f"seq {seq}: more than {MAX_UNANSWERED} behind {self.last_seq}, its outcome is not kept", seq=seq
+                f"seq {seq}: {self.last_seq} was the last, and no outcome of {seq} is kept; seq rises by one", seq=seq
             )
         return outcome
+
+    def waiting_room(self, seq: int) -> dict[str, bytes]:
+        """What has to come before the rest of its run; at most 64 envelopes can have been under way when it was refused."""
+        if seq > self.turned_away_until:
+            self.turned_away.clear()
+        return self.turned_away
 
     def record(self, ack: Ack, now_us: int) -> None:
         """Keep an outcome; the oldest beyond 64 goes."""

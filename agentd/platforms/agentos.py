@@ -130,7 +130,7 @@ class AgentOS:
         reason = _reason(answer, envelope)
         answer = _by_code(answer, envelope)
         introduces = items[0].kind in self.introduces
-        if answer.status == 409 and attempt.maybe_taken and not introduces:  # noqa: PLR2004 - it answers our own repeat
+        if answer.status == 409 and not introduces and self._answers_our_repeat(call, attempt):  # noqa: PLR2004
             return Delivered()
         if answer.status == 404 and envelope is None:  # noqa: PLR2004 - no route of AgentOS's: somebody else answers there
             return Pause(Scope.DESTINATION, f"{reason}: is base_url right?")
@@ -142,6 +142,11 @@ class AgentOS:
         if envelope is not None and envelope.error:
             return Reject(reason)
         return self._learn(items[0], envelope) if introduces else verdict
+
+    @staticmethod
+    def _answers_our_repeat(call: Call, attempt: Attempt) -> bool:
+        """A conflict with what we sent ourselves. Events have no key to conflict by: theirs means that the run has ended."""
+        return attempt.maybe_taken and not attempt.ended and call is not _EVENTS
 
     def _learn(self, item: Item, envelope: _Envelope | None) -> Verdict:
         data = envelope.data if envelope is not None else None
@@ -240,10 +245,16 @@ def _object(value: Json) -> Raw:
 
 
 def _payload(value: Json, record_id: bytes | None) -> Raw:
+    """The payload as an object, with the record's id as its first key, whatever the agent put there itself."""
     payload = _object(value)
     if record_id is None:
         return payload
-    rest = bytes(payload).strip()[1:].lstrip()
+    data = bytes(payload).strip()
+    if b"agentd_id" in data:
+        fields = msgspec.json.decode(data, type=dict[str, Raw])
+        fields.pop("agentd_id", None)
+        data = _encode(fields)
+    rest = data[1:].lstrip()
     comma = b"" if rest == b"}" else b","
     return Raw(b'{"agentd_id":"' + text_of(record_id).encode() + b'"' + comma + rest)
 

@@ -69,9 +69,15 @@ class Library:
     def list_files(self, pattern: str = "*.py") -> list[str]:
         """The names of the modules that match, sorted."""
         found = (
-            path.relative_to(self.root) for path in self.root.glob(pattern) if path.suffix == ".py" and path.is_file()
+            path.relative_to(self.root)
+            for path in self.root.glob(pattern)
+            if path.suffix == ".py" and self._is_own(path)
         )
         return sorted(str(name) for name in found if not {"test", "tests", "site-packages"} & set(name.parts))
+
+    def _is_own(self, path: Path) -> bool:
+        """A file of the library itself: Debian links its `sitecustomize.py` to /etc."""
+        return path.is_file() and path.resolve().is_relative_to(self.root)
 
     def read_file(self, name: str, lines: int = _HEAD_LINES) -> dict[str, Any]:
         """How long a file is, how it begins, and what it defines."""

@@ -129,6 +129,7 @@ class Folder:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise StateError(f"{path}: {error.strerror}") from error
             raise AlreadyRunning(f"another agentd (pid {pid or 'unknown'}) uses the state folder {self.path}") from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: the lock is held all the same, only the pid is not told
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         return lock

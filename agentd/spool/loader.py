@@ -133,14 +133,21 @@ def _keep_copy(store: Rows, folder: Folder, key: int) -> None:
         log.error("can't keep a copy of segment %#x: %s", key, error, extra={"action": "quarantine"})
 
 
+_ANSWER_BYTES = 4 * 2**20
+
+
 def _read_letters(store: Rows, wanted: Callable[[letters.Brief], bool], limit: int) -> list[Letter]:
     keys = [key for key, tag, _ in store.tags(Table.DEAD) if wanted(letters.decode_brief(tag))]
-    found = []
+    found: list[Letter] = []
+    size = 0
     for key in reversed(keys[-limit:] if limit else keys):
+        if limit and found and size > _ANSWER_BYTES:
+            break  # a listing shows the newest; dead letters may hold a megabyte each
         try:
             value = store.read(key)
             if value is not None:
                 found.append(letters.decode(value))
+                size += len(value)
         except (SpoolDamaged, msgspec.MsgspecError) as error:
             log.error("dead letter %#x can't be read: %s", key, error, extra={"action": "damaged"})
     return found

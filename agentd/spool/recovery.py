@@ -13,7 +13,7 @@ import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -49,15 +49,17 @@ async def open_spool(
     journal: Journal,
     now_us: Callable[[], int],
     opener: Opener = Store,
+    thread: Executor | None = None,
     retry_s: float = RETRY_S,
 ) -> Spool:
     """Open, check and recover; the result still has to be started. Raises StateError, AlreadyRunning, ConfigError.
 
     `identities` says what each destination's queue, references and seals belong to: its platform, base_url and agents.
+    `thread` runs what touches the store, one job at a time.
     """
     folder = Folder(directory)
     folder.open()
-    thread = ThreadPoolExecutor(1, thread_name_prefix="agentd-storage")
+    thread = thread or ThreadPoolExecutor(1, thread_name_prefix="agentd-storage")
     ledger = Ledger(folder, limits, journal, now_us)
     try:
         loop = asyncio.get_running_loop()

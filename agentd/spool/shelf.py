@@ -21,6 +21,9 @@ class SpoolShelf:
     def room_for(self, destination: str, size: int, loss: LossClass) -> bool:
         return self._spool.room_for(destination, size, loss)
 
+    def quota(self, destination: str) -> int:
+        return self._spool.limits.quotas.get(destination, 0)
+
     def number(self, destination: str) -> int:
         return self._spool.number(destination)
 

@@ -228,16 +228,16 @@ class Daemon:
             **sections.pop("destination", {}),
         }
         # Waits that fit a test: a platform that is back is noticed within half a second
-        usual = {
+        self._sections: dict[str, dict[str, Any]] = {
             "listen": {"socket": str(folder / f"{name}.sock")},
             "spool": {"directory": str(folder / f"{name}.state")},
             "retry": {"initial": "20ms", "max": "500ms"},
             "log": {"format": "json"},
+            "destinations.agentos": destination,
         }
-        merged = {key: usual.get(key, {}) | sections.get(key, {}) for key in (*usual, *sections)}
-        self.socket = str(merged["listen"]["socket"])
-        self.state = Path(merged["spool"]["directory"])
-        self.config.write_text(toml({**merged, "destinations.agentos": destination}))
+        self.configure(**sections)
+        self.socket = str(self._sections["listen"]["socket"])
+        self.state = Path(self._sections["spool"]["directory"])
         self.process: subprocess.Popen[bytes] | None = None
         self.kills = 0
         self.peak_kib = 0
@@ -245,6 +245,12 @@ class Daemon:
 
     def __repr__(self) -> str:
         return f"<Daemon {self.name} pid {self.process.pid if self.process else None}>"
+
+    def configure(self, **sections: dict[str, Any]) -> None:
+        """Change the configuration file; the next start reads it."""
+        for section, values in sections.items():
+            self._sections[section] = self._sections.get(section, {}) | values
+        self.config.write_text(toml(self._sections))
 
     @property
     def running(self) -> bool:
@@ -547,9 +553,12 @@ class Lines(_Connection):
 class Producer:
     """Sends envelopes over a stream, keeps some under way, and after a lost connection repeats what got no answer."""
 
-    def __init__(self, daemon: Daemon, ledger: Ledger, records: list[dict[str, Any]], frame: int = 100) -> None:
+    def __init__(
+        self, daemon: Daemon, ledger: Ledger, records: list[dict[str, Any]], frame: int = 100, pause_s: float = 0.0
+    ) -> None:
         self._daemon = daemon
         self._ledger = ledger
+        self._pause_s = pause_s
         parts = [records[start : start + frame] for start in range(0, len(records), frame)]
         self._envelopes = [(part, {"seq": seq, "records": part}) for seq, part in enumerate(parts, 1)]
         self._stream = str(uuid.uuid4())
@@ -590,6 +599,7 @@ class Producer:
         sent = self.acked
         while self.acked < len(self._envelopes) and not self._stopped:
             while sent < len(self._envelopes) and sent - self.acked < WINDOW:
+                time.sleep(self._pause_s)
                 connection.send(self._envelopes[sent][1])
                 sent += 1
             answer = connection.receive()

@@ -6,7 +6,7 @@ import time
 import pytest
 from harness import Producer, deal, wait_for
 
-FAULTS = ("status=503,rate=0.1", "status=429,retry_after=1s,rate=0.05,count=6", "cut,rate=0.05")
+FAULTS = ("latency=1ms..10ms", "status=503,rate=0.1", "status=429,retry_after=1s,rate=0.05,count=6", "cut,rate=0.05")
 
 
 def test_a_load_arrives_whole_in_order_and_once(world):
@@ -48,19 +48,21 @@ def _rests_were_granted(world):
 @pytest.mark.parametrize("kills", [6, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(120)])])
 def test_nothing_acknowledged_is_lost_by_kill_9(world, kills):
     """Promises 1 and 4: however often the daemon is killed under load, what it acknowledged arrives, sealed batches as they were."""
-    world.platform.faults("latency=5ms..20ms")  # so that requests are under way when the axe falls
+    # requests are under way when the axe falls, and batches that failed wait while records arrive behind them
+    world.platform.faults("status=503,rate=0.3", "latency=5ms..20ms")
     daemon = world.daemon()
-    events = 1_000 * kills
-    producer = Producer(daemon, world.ledger, deal(world.ledger, events, 50))
+    events = 1_500 * kills
+    producer = Producer(daemon, world.ledger, deal(world.ledger, events, 20), frame=50, pause_s=0.01)
     rng = random.Random(kills)
     for number in range(1, kills + 1):
         goal = producer.envelopes * number // (kills + 2)
         wait_for(lambda goal=goal: producer.acked >= goal or producer.done, 20, "nothing is acknowledged")
-        time.sleep(rng.uniform(0, 0.03))
+        time.sleep(rng.uniform(0, 0.1))
         daemon.kill()
+        daemon.configure(batch={"max_events": (50, 7, 20)[number % 3]})  # a sealed batch is not dealt out anew
         daemon.start()
     producer.join()
     books = daemon.drained(60)
-    assert books["delivered"] == events + 100
-    assert producer.reconnects >= kills * 2 // 3, "the load was over before the kills were"
+    assert books["delivered"] == events + 40
+    assert producer.reconnects >= kills // 2, "the load was over before the kills were"
     assert world.platform.state().faces["agentos"]["details"]["distinct_ids"] == events

@@ -11,7 +11,8 @@ import pytest
 from agentd import platforms
 from agentd.delivery.backoff import Backoff
 from agentd.delivery.batcher import Limits
-from agentd.delivery.courier import Courier, Settings
+from agentd.delivery.courier import Courier
+from agentd.delivery.settings import Settings
 from agentd.records import Record
 from agentd.testing import FakeClock, MemoryOutbox, ScriptedTransport, answer
 

@@ -307,6 +307,19 @@ async def test_a_seal_names_what_it_leaves_out(make_rig, started):
     assert len(rig.outbox.members(seal)) == 2
 
 
+@pytest.mark.parametrize("shed", [10, 50])
+async def test_what_was_shed_before_it_was_sealed_is_not_sent(make_rig, shed):
+    """Promise 8: a record that a full queue shed in the moment before its batch was sealed ends once, as shed."""
+    rig = make_rig()
+    entries = rig.events(50)
+    rig.courier._step()
+    rig.outbox.entries["run:r"] = entries[shed:]
+    await rig.idle()
+    await rig.flush()
+    assert rig.outbox.delivered == entries[shed:]
+    assert len(rig.transport.requests) == (shed < 50)
+
+
 # -- flush, drain, end -----------------------------------------------------------------------------------------------------
 
 

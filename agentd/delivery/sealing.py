@@ -1,0 +1,166 @@
+"""From a lane's records to a sealed batch: what has to go before it, its bytes, and its seal (promise 4). No I/O.
+
+A batch is encoded with what is known of its references, and sealed with the digest of its bytes; a repeat is encoded again and
+held against that digest, so that whatever was learned since changes nothing of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
+
+from agentd.delivery.lanes import Hold
+from agentd.delivery.ports import Outbox
+from agentd.delivery.settings import Settings
+from agentd.exchange import Call, Context, Platform, Reference, Request, Unencodable
+from agentd.identity import text_of
+from agentd.queued import DEAD, KNOWN, Entry, Seal
+
+log = logging.getLogger("agentd.delivery")
+
+
+class Wait(Exception):  # noqa: N818 - a turn of the loop, not an error
+    """The batch can't go now."""
+
+    def __init__(self, hold: Hold, wait_s: float, reason: str) -> None:
+        super().__init__(reason)
+        self.hold, self.wait_s, self.reason = hold, wait_s, reason
+
+
+class Sealer:
+    """Makes batches for one destination; it has no state of its own."""
+
+    def __init__(self, settings: Settings, platform: Platform, outbox: Outbox, now_us: Callable[[], int]) -> None:
+        self.settings = settings
+        self.platform = platform
+        self._outbox = outbox
+        self._now_us = now_us
+
+    def call(self, kind: str) -> Call:
+        return self.platform.calls[kind]
+
+    def resolve(self, entries: list[Entry]) -> list[Entry]:
+        """The batch, or what has to go before it: the record that introduces an id it needs. Raises Wait, Unencodable."""
+        for needed in self.platform.references(entries[0]):
+            introducer = self._missing(needed, entries[0])
+            if introducer is not None:
+                if introducer.lane != entries[0].lane:
+                    raise Wait(Hold.REFERENCE, 1.0, f"waits for {needed.kind} {needed.local_id}")
+                return [introducer]
+        return entries
+
+    def _missing(self, needed: Reference, entry: Entry) -> Entry | None:
+        """None if the reference is settled one way or another, else the queued record that will settle it."""
+        ref = self._outbox.reference(needed.kind, needed.local_id)
+        if ref is None:
+            left_us = self._left_us(entry)
+            if left_us > 0:
+                raise Wait(Hold.REFERENCE, left_us / 1e6, f"waits for {needed.kind} {needed.local_id} to be introduced")
+            return None  # nobody introduced it: taken to be the platform's own
+        if ref.state == KNOWN:
+            return None
+        if ref.state == DEAD:
+            if needed.optional:
+                return None
+            raise Unencodable(f"{needed.kind} {needed.local_id} was refused for good", -1)
+        if ref.number == entry.number:
+            return None
+        if needed.optional and ref.number > entry.number and self._left_us(entry) <= 0:
+            return None  # introduced after it: two that name one another would wait for ever
+        introducer = self._outbox.find(f"{needed.kind}:{needed.local_id}", ref.number)
+        if introducer is None:
+            raise Wait(Hold.REFERENCE, 1.0, f"waits for {needed.kind} {needed.local_id}")
+        return introducer
+
+    def _left_us(self, entry: Entry) -> int:
+        """How long the record may still wait for a reference; a clock that was put back counts as time over."""
+        left_us = entry.admitted_us + self.settings.reference_wait_us - self._now_us()
+        return left_us if left_us <= self.settings.reference_wait_us else 0
+
+    def _context(self) -> Context:
+        return Context(self.settings.agent_of, self._platform_id, self.settings.inject_id, self.settings.options)
+
+    def _platform_id(self, kind: str, local_id: str) -> str | None:
+        ref = self._outbox.reference(kind, local_id)
+        if ref is None:
+            return local_id
+        return ref.platform_id  # None for one that is dead or not named yet, which only an optional one can be here
+
+    def _contexts(self) -> Iterator[Context]:
+        """What may have been known and set when a batch was sealed.
+
+        Ids as they are known now, ids taken as the platform's own, or none; and `inject_id` as it may have been.
+        """
+        for inject_id in (self.settings.inject_id, not self.settings.inject_id):
+            for resolve in (self._platform_id, lambda _kind, local_id: local_id, lambda _kind, _local_id: None):
+                yield Context(self.settings.agent_of, resolve, inject_id, self.settings.options)
+
+    def encode(self, entries: Sequence[Entry], seal: Seal | None) -> Request:
+        """The batch's request, as it was sealed if it was. Raises Unencodable."""
+        call = self.call(entries[0].kind)
+        if seal is None:
+            return self.platform.encode(call, entries, self._context())
+        if seal.body is not None:
+            request = self.platform.encode(call, entries, self._context())
+            return Request(request.path, seal.body, request.headers, request.method)
+        return self._encode_as_sealed(call, entries, seal)
+
+    def _encode_as_sealed(self, call: Call, entries: Sequence[Entry], seal: Seal) -> Request:
+        """The same bytes as at the first try, also where an id went as the platform's own that is known or dead by now."""
+        for context in self._contexts():
+            with contextlib.suppress(Unencodable):
+                request = self.platform.encode(call, entries, context)
+                if hashlib.sha256(request.body).digest() == seal.sha256:
+                    return request
+        log.error(
+            "%s: batch %s encodes to other bytes than it was sealed with",
+            self.settings.name,
+            seal.key,
+            extra={"action": "reseal"},
+        )
+        return self.platform.encode(call, entries, self._context())
+
+    def new_seal(self, entries: Sequence[Entry], request: Request) -> Seal:
+        """The seal of a batch: its bounds, what lies between them that is not its own, its key and its digest."""
+        call = self.call(entries[0].kind)
+        first, last = entries[0].number, entries[-1].number
+        taken = {entry.number for entry in entries}
+        before = takewhile(lambda e: e.number <= last, self._outbox.peek(entries[0].lane))
+        between = [e.number for e in before if e.number >= first and e.number not in taken]
+        return Seal(
+            seq=0,
+            destination=self.settings.name,
+            lane=entries[0].lane,
+            first=first,
+            last=last,
+            count=len(entries),
+            exceptions=tuple(between),
+            key=key_of(entries),
+            encoder=self.platform.encoder_version,
+            sha256=hashlib.sha256(request.body).digest(),
+            call=call.name,
+            # a strict key takes no other bytes, and what is sent alone is small: kept, whatever the configuration becomes
+            body=request.body if call.strict_key or not call.batch else None,
+        )
+
+    def halves(self, seal: Seal, entries: list[Entry]) -> list[Seal]:
+        """A refused batch's parts: new batches with keys of their own."""
+        middle = len(entries) // 2
+        parts = []
+        for half in (entries[:middle], entries[middle:]):
+            request = self.platform.encode(self.call(half[0].kind), half, self._context())
+            part = self.new_seal(half, request)
+            inside = tuple(n for n in seal.exceptions if part.first <= n <= part.last)
+            part.exceptions = tuple(sorted({*part.exceptions, *inside}))
+            parts.append(part)
+        return parts
+
+
+def key_of(entries: Sequence[Entry]) -> str:
+    """The idempotency key: a record's own id for one record, so that a replay keeps it; a digest of the ids for several."""
+    if len(entries) == 1:
+        return text_of(entries[0].record_id)
+    return hashlib.sha256(b"".join([entry.record_id for entry in entries])).hexdigest()[:32]

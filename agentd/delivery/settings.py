@@ -1,0 +1,29 @@
+"""What a courier is told of its destination."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+
+from agentd.delivery.backoff import Backoff
+from agentd.delivery.batcher import Limits
+
+
+class Settings(Struct, frozen=True):
+    """What a courier is told of its destination."""
+
+    name: str
+    api_key: str
+    limits: Limits
+    max_in_flight: int
+    backoff: Backoff
+    reference_wait_us: int
+    agent_of: Callable[[str], str]
+    inject_id: bool = True
+    options: Mapping[str, str] = {}
+    signing_secret: str | None = None
+
+    def __repr__(self) -> str:
+        """Without the secrets."""
+        return f"<Settings {self.name}>"

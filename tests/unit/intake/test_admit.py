@@ -1,0 +1,210 @@
+"""Admission: what is taken, for whom, and what leaves no trace."""
+
+from __future__ import annotations
+
+import json
+from uuid import UUID
+
+import pytest
+
+from agentd.intake import Peer
+from agentd.intake.routing import Route
+from agentd.outcomes import Cause
+from agentd.records import LossClass
+
+ME = Peer(1000, 1000, 7)
+OTHER = Peer(1001, 1001, 8)
+ROOT = Peer(0, 0, 9)
+ID = "01890a5d-ac96-774b-bcce-b302099a8057"
+RUNS = frozenset({"run.start", "event", "decision", "snapshot"})
+
+
+def event(run="r", **fields):
+    return json.dumps({"kind": "event", "run_id": run, "type": "t", **fields}).encode()
+
+
+def start(run="r", **fields):
+    return json.dumps({"kind": "run.start", "run_id": run, **fields}).encode()
+
+
+def reasons(outcome):
+    return [(rejected.index, rejected.error) for rejected in outcome.rejected]
+
+
+def test_a_record_is_numbered_and_put_into_its_lane(intake):
+    """What is stored says where it came from, when, in which lane and under which id, and is what was understood."""
+    outcome = intake.admit(event(agent_id="billing", level="debug", payload={"a": 1}))
+    [entry] = outcome.copies["one"]
+    assert (outcome.accepted, outcome.rejected) == (1, [])
+    assert (entry.number, entry.lane, entry.kind, entry.loss) == (1, "run:r", "event", LossClass.DEBUG)
+    assert (entry.agent, entry.source.uid, entry.source.pid, entry.source.origin) == ("billing", 1000, 7, "frames")
+    assert entry.admitted_us == intake.clock.now_us()
+    assert len(entry.record_id) == 16
+    assert json.loads(entry.body) == {
+        "kind": "event", "run_id": "r", "type": "t", "agent_id": "billing", "level": "debug", "payload": {"a": 1},
+    }  # fmt: skip
+
+
+def test_each_destination_gets_a_copy_of_its_own(make_intake):
+    """A record goes to every destination that takes it, numbered in each of their queues, under one id."""
+    intake = make_intake(
+        Route("one", RUNS), Route("two", RUNS, default_agent="d", ordering="agent"), Route("three", frozenset({"task"}))
+    )
+    intake.shelf.number("two")
+    outcome = intake.admit(b'{"kind":"decision","context":"c","run_id":"r"}')
+    assert {name: (entries[0].number, entries[0].lane) for name, entries in outcome.copies.items()} == {
+        "one": (1, "run:r"), "two": (2, "agent:d"),
+    }  # fmt: skip
+    assert len({entries[0].record_id for entries in outcome.copies.values()}) == 1
+    assert outcome.accepted == 1
+
+
+@pytest.mark.parametrize(("size", "right"), [(199, True), (200, True), (201, False)])
+def test_a_record_has_a_largest_size(make_intake, size, right):
+    """`intake.max_record_bytes` at limit − 1, limit and limit + 1, of the record as it is stored."""
+    intake = make_intake(max_record_bytes=200)
+    spare = size - len(event(payload="").replace(b" ", b""))
+    outcome = intake.admit(event(payload="x" * spare).replace(b" ", b""))
+    assert outcome.accepted == right
+    assert right or reasons(outcome) == [(0, "$: 201 bytes, above intake.max_record_bytes (200)")]
+
+
+@pytest.mark.parametrize(("levels", "right"), [(9, True), (10, True), (11, False)])
+def test_a_record_has_a_greatest_depth(make_intake, levels, right):
+    """`intake.max_depth` at limit − 1, limit and limit + 1; the record itself is one level."""
+    intake = make_intake(max_depth=10)
+    payload = b"[" * (levels - 1) + b"]" * (levels - 1)
+    outcome = intake.admit(b'{"kind":"event","run_id":"r","type":"t","payload":' + payload + b"}")
+    assert outcome.accepted == right
+    assert right or reasons(outcome) == [(0, "$: nested deeper than intake.max_depth (10)")]
+
+
+def test_one_bad_record_never_costs_its_neighbours(intake):
+    """Each refusal has its place and its reason and is counted by cause; the others are taken."""
+    outcome = intake.admit(b"[" + b",".join([event(), b'{"kind":"event"}', event(to="nonesuch"), event()]) + b"]")
+    assert outcome.accepted == 2
+    assert [index for index, _ in reasons(outcome)] == [1, 2]
+    assert intake.admission.refused == {"invalid": 1, "unrouted": 1}
+    assert intake.admission.accepted == 2
+
+
+# -- ids -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_repeat_is_accepted_and_stored_once(intake):
+    """Clients without a stream have the id: the same one again is accepted, and there is one copy."""
+    assert intake.admit(event(id=ID)).copies["one"][0].record_id == UUID(ID).bytes
+    again = intake.admit(event(id=ID))
+    assert (again.accepted, again.copies, again.repeats) == (1, {}, [(1000, UUID(ID).bytes)])
+
+
+def test_a_repeat_within_one_message_is_stored_once(intake):
+    """The same holds within an array."""
+    outcome = intake.admit(b"[" + event(id=ID) + b"," + event(id=ID) + b"]")
+    assert (outcome.accepted, len(outcome.copies["one"])) == (2, 1)
+
+
+def test_the_same_id_with_other_content_is_refused(intake):
+    """An id that was used for something else is a mistake that its author has to hear of."""
+    intake.admit(event(id=ID))
+    assert reasons(intake.admit(event(id=ID, level="warn"))) == [(0, f"$.id: {ID} was used for other content")]
+    assert intake.admission.refused == {"id_conflict": 1}
+
+
+def test_ids_are_one_users_own(intake):
+    """Ids are compared within one peer uid: another user's use of the same one is another record."""
+    intake.admit(event(id=ID))
+    assert len(intake.admit(event("other", id=ID), OTHER).copies["one"]) == 1
+
+
+@pytest.mark.parametrize("why", ["unrouted", "full", "foreign", "large"])
+def test_a_refused_record_uses_up_no_id(make_intake, why):
+    """After a refusal the same id may come again, with other content too; nothing of it is left behind."""
+    intake = make_intake(max_record_bytes=300)
+    if why == "full":
+        intake.shelf.room = 0
+    intake.shelf.own("run", "foreign", uid=OTHER.uid)
+    fields = {"unrouted": {"to": "nonesuch"}, "foreign": {"run": "foreign"}, "large": {"payload": "x" * 300}}.get(
+        why, {}
+    )
+    outcome = intake.admit(event(id=ID, **fields))
+    assert (outcome.accepted, len(outcome.rejected), outcome.copies, outcome.seen) == (0, 1, {}, [])
+    assert len(intake.window) == 0
+    assert intake.shelf.numbers == {}
+    intake.shelf.room = 10**9
+    assert intake.admit(event(id=ID, level="warn")).accepted == 1
+
+
+# -- references ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_start_introduces_its_run_where_it_goes(make_intake):
+    """A reference belongs to destination, kind and id, and to the agent and user that introduced it."""
+    intake = make_intake(Route("one", RUNS, frozenset({"run.start"})), Route("two", RUNS))
+    outcome = intake.admit(start(agent_id="billing"))
+    [ref] = outcome.introduced
+    assert (ref.destination, ref.kind, ref.local_id, ref.agent, ref.uid, ref.number) == (
+        "one",
+        "run",
+        "r",
+        "billing",
+        1000,
+        1,
+    )
+    assert intake.admit(start(agent_id="billing", input={})).introduced == []
+
+
+def test_records_of_a_run_are_its_agents(make_intake):
+    """A record that names no agent is for the agent that introduced its run, and routed as that agent's."""
+    intake = make_intake(Route("one", RUNS, frozenset({"run.start"}), agents=("billing",)), Route("two", RUNS))
+    intake.admit(start(agent_id="billing"))
+    outcome = intake.admit(event())
+    assert set(outcome.copies) == {"one", "two"}
+    assert outcome.copies["one"][0].agent == "billing"
+
+
+@pytest.mark.parametrize(
+    ("peer", "agent", "error"),
+    [
+        (ME, None, None), (ME, "billing", None), (ME, "support", "$.run_id: belongs to agent 'billing'"), (OTHER, None, "$.run_id: belongs to another user"),
+        (OTHER, "billing", "$.run_id: belongs to another user"), (ROOT, None, None), (ROOT, "support", "$.run_id: belongs to another user"),
+    ],
+)  # fmt: skip
+def test_another_agents_use_of_a_reference_is_refused(intake, peer, agent, error):
+    """A run is its agent's and its user's; root may speak for anybody, but not mix up agents."""
+    intake.admit(start(agent_id="billing"))
+    outcome = intake.admit(event(**({} if agent is None else {"agent_id": agent})), peer)
+    assert reasons(outcome) == ([] if error is None else [(0, error)])
+    assert dict(intake.admission.refused) == ({} if error is None else {Cause.FOREIGN_REFERENCE.value: 1})
+
+
+def test_a_second_start_of_a_foreign_run_is_refused(intake):
+    """Nobody takes over a run by introducing it again."""
+    intake.admit(start())
+    assert intake.admit(start(), OTHER).accepted == 0
+
+
+def test_an_unknown_reference_is_taken(intake):
+    """An id that nothing has introduced is taken: delivery waits for its introducer, or it is the platform's own."""
+    assert intake.admit(event("their-own")).accepted == 1
+
+
+# -- a full queue ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_queue_is_answered_per_record(intake):
+    """Promise 6: what finds no room is refused by name, and its record is given back; smaller ones may fit."""
+    intake.shelf.room = 300
+    outcome = intake.admit(b"[" + b",".join([event(), event(payload="x" * 300), event()]) + b"]")
+    assert outcome.accepted == 2
+    assert reasons(outcome) == [(1, "spool full")]
+    assert [index for index, _ in outcome.full] == [1]
+    assert intake.admission.refused == {"spool_full": 1}
+
+
+def test_a_record_goes_everywhere_or_nowhere(make_intake):
+    """If one of its destinations has no room, a record is refused as a whole: no copy is left in another."""
+    intake = make_intake(Route("one", RUNS), Route("two", RUNS))
+    intake.shelf.room_for = lambda name, _size, _loss: name == "one"
+    outcome = intake.admit(event())
+    assert (outcome.accepted, outcome.copies) == (0, {})

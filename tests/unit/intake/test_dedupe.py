@@ -1,0 +1,74 @@
+"""The last ids that were seen: what is a repeat, what is a mistake, and what is forgotten."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from agentd.intake.dedupe import Seen, Window, count
+
+
+def rid(number):
+    return UUID(int=number).bytes
+
+
+def test_an_id_is_new_then_the_same_or_other():
+    """The same id with the same content is a repeat; with other content it is a mistake; looking changes nothing."""
+    window = Window(10)
+    assert window.look(5, rid(1), b"a") is Seen.NEW
+    assert window.look(5, rid(1), b"a") is Seen.NEW
+    window.add(5, rid(1), b"a")
+    assert window.look(5, rid(1), b"a") is Seen.SAME
+    assert window.look(5, rid(1), b"b") is Seen.OTHER
+
+
+@pytest.mark.parametrize("uid", [0, 6, 2**32 - 1])
+def test_ids_are_compared_within_one_uid(uid):
+    """Nobody can spoil another user's id by using it first."""
+    window = Window(10)
+    window.add(5, rid(1), b"a")
+    assert window.look(uid, rid(1), b"b") is Seen.NEW
+
+
+@pytest.mark.parametrize(
+    ("size", "oldest", "newest"), [(3, Seen.NEW, Seen.SAME), (4, Seen.SAME, Seen.SAME), (0, Seen.NEW, Seen.NEW)]
+)
+def test_the_window_holds_its_size_and_the_oldest_goes(size, oldest, newest):
+    """An id counts while it is within the last `intake.dedupe_window` ids."""
+    window = Window(size)
+    for number in range(4):
+        window.add(5, rid(number), b"a")
+    assert len(window) == min(size, 4)
+    assert window.look(5, rid(0), b"a") is oldest
+    assert window.look(5, rid(3), b"a") is newest
+
+
+def test_what_was_not_kept_is_forgotten():
+    """A refused record uses up no id: it may come again, also with other content."""
+    window = Window(10)
+    rows = window.add(5, rid(1), b"a") + window.add(5, rid(2), b"a")
+    window.add(5, rid(3), b"a")
+    window.forget(rows)
+    assert [window.look(5, rid(n), b"b") for n in (1, 2, 3)] == [Seen.NEW, Seen.NEW, Seen.OTHER]
+
+
+def test_the_window_is_kept_over_a_restart():
+    """The rows that go to disk bring back the same window, oldest first, cut to the size that is configured now."""
+    window = Window(10)
+    rows = [window.add(5, rid(n), b"a") for n in range(4)]
+    assert count(b"".join(rows)) == 4
+    other = Window(2)
+    other.restore(b"".join(rows[:3]))
+    other.restore(rows[3])
+    assert [other.look(5, rid(n), b"a") for n in range(4)] == [Seen.NEW, Seen.NEW, Seen.SAME, Seen.SAME]
+
+
+@pytest.mark.parametrize("cut", [1, 27, 29, 55])
+def test_a_torn_row_costs_itself_alone(cut):
+    """What is left of a row that was cut short is passed over."""
+    window = Window(10)
+    rows = window.add(5, rid(1), b"a") + window.add(5, rid(2), b"a")
+    other = Window(10)
+    other.restore(rows[:cut])
+    assert len(other) == cut // 28

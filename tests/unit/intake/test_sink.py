@@ -1,0 +1,364 @@
+"""The sink: acknowledged once on disk, repeats answered alike, and nothing dropped in silence."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from agentd.errors import WireError
+from agentd.intake import Peer, streams
+from agentd.intake.streams import Streams
+from agentd.wire import Ack, Hello, Rejected
+
+ME = Peer(1000, 1000, 7)
+OTHER = Peer(1001, 1001, 8)
+ID = "01890a5d-ac96-774b-bcce-b302099a8057"
+STREAM = "3e0f4a3a-0000-7000-8000-000000000000"
+
+
+def event(type_="t", **fields):
+    return json.dumps({"kind": "event", "run_id": "r", "type": type_, **fields}).encode()
+
+
+def envelope(seq, *records):
+    return b'{"seq":%d,"records":[%b]}' % (seq, b",".join(records))
+
+
+def array(*records):
+    return b"[" + b",".join(records) + b"]"
+
+
+def types(intake):
+    return [json.loads(body)["type"] for body in intake.stored_types()]
+
+
+# -- on disk, then answered ------------------------------------------------------------------------------------------------
+
+
+async def test_an_envelope_is_answered_when_it_is_on_disk(intake):
+    """Promise 1: an answer is given after the commit and never before it."""
+    future = intake.submit(envelope(7, event(), b'{"kind":"event"}', event()))
+    await intake.idle()
+    assert not future.done()
+    intake.shelf.commit()
+    ack = await future
+    assert (ack.seq, ack.accepted) == (7, 2)
+    assert [(r.index, r.error) for r in ack.rejected] == [(1, "$.type: required in event")] or ack.rejected[
+        0
+    ].index == 1
+    assert len(intake.shelf.stored) == 2
+
+
+async def test_what_is_refused_whole_needs_no_disk(intake):
+    """An envelope of which nothing is taken is answered at once."""
+    future = intake.submit(envelope(7, b'{"kind":"event"}'))
+    assert (await future).accepted == 0
+    assert intake.shelf.pending == []
+
+
+async def test_a_message_without_seq_says_so(intake):
+    """Nobody waits for it: its seq is -1."""
+    future = intake.submit(event())
+    intake.shelf.commit()
+    assert (await future).seq == -1
+    assert intake.sink.messages == 1
+
+
+# -- streams ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_repeated_envelope_is_answered_from_what_was_kept(intake):
+    """Within a stream a repeat gets the same answer and stores nothing, refusals included."""
+    data = envelope(1, event(), b'{"kind":"event"}')
+    first = intake.submit(data, stream=STREAM)
+    intake.shelf.commit()
+    again = intake.submit(data, stream=STREAM)
+    assert await again == await first
+    assert intake.shelf.pending == []
+    assert len(intake.shelf.stored) == 1
+
+
+async def test_a_repeat_of_what_is_under_way_waits_with_it(intake):
+    """A client that reconnects before the commit shares the answer that is to come."""
+    first = intake.submit(envelope(1, event()), stream=STREAM)
+    again = intake.submit(envelope(1, event()), stream=STREAM)
+    assert again is first
+    intake.shelf.commit()
+    assert (await again).accepted == 1
+
+
+async def test_outcomes_go_to_disk_with_their_records(intake):
+    """Promise 1: after a restart the stream knows its last outcomes, so that a repeat is stored once."""
+    intake.submit(envelope(1, event()), stream=STREAM)
+    intake.shelf.commit()
+    [(_, row, value)] = [put for put in intake.shelf.puts if put[0] == "stream"]
+    known = Streams()
+    known.add(row, streams.decode(value))
+    sink = intake.new_sink(known)
+    assert sink.hello(Hello(hello=1, stream=STREAM), ME)["last_seq"] == 1
+    intake.sink = sink
+    assert await intake.submit(envelope(1, event()), stream=STREAM) == Ack(1, 1)
+    assert intake.shelf.pending == []
+
+
+async def test_a_stream_is_its_users_own(intake):
+    """Another user's envelope under the same stream and seq is another one."""
+    intake.submit(envelope(1, event()), stream=STREAM)
+    intake.submit(envelope(1, event()), OTHER, stream=STREAM)
+    assert len(intake.shelf.pending) == 2
+
+
+async def test_a_seq_that_is_too_old_is_an_error(intake):
+    """An envelope more than 64 behind can't be judged: it is an error with its seq, never stored a second time."""
+    for seq in range(1, 67):
+        intake.submit(envelope(seq, event()), stream=STREAM)
+    intake.shelf.commit()
+    await intake.idle()
+    with pytest.raises(WireError, match="more than 64 behind") as caught:
+        intake.submit(envelope(1, event()), stream=STREAM)
+    assert caught.value.seq == 1
+
+
+def test_a_hello_tells_and_is_told(intake):
+    """The hello's losses are counted by cause, the newest word of each stream; the answer names the last seq."""
+    answer = intake.sink.hello(Hello(hello=1, stream=STREAM, lost={"no_daemon": 3}), ME)
+    assert (answer["last_seq"], answer["max_frame_bytes"]) == (0, 1000)
+    intake.sink.hello(Hello(hello=1, stream=STREAM, lost={"no_daemon": 5}), ME)
+    assert intake.sink.streams.lost() == {"no_daemon": 5}
+    assert intake.sink.hello(Hello(hello=1), ME)["last_seq"] == 0
+
+
+@pytest.mark.parametrize("stream", ["", "x" * 65])
+def test_a_stream_has_a_name_of_bounded_length(intake, stream):
+    """A stream id that is none is an error."""
+    with pytest.raises(WireError, match=r"\$\.stream"):
+        intake.sink.hello(Hello(hello=1, stream=stream), ME)
+
+
+# -- ids -------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_repeated_id_waits_until_the_first_is_on_disk(intake):
+    """Promise 1: "accepted" for a repeat means that the record is on disk, not that it is under way."""
+    first = intake.submit(envelope(1, event(id=ID)))
+    again = intake.submit(envelope(2, event(id=ID)))
+    await intake.idle()
+    assert not again.done()
+    intake.shelf.commit()
+    assert ((await first).accepted, (await again).accepted) == (1, 1)
+    assert len(intake.shelf.stored) == 1
+    [seen] = [put for put in intake.shelf.puts if put[0] == "seen"]
+    assert seen[1] == 1
+
+
+async def test_a_repeated_id_whose_first_was_not_kept_is_refused(intake):
+    """If the disk had no room for the first, its repeat is refused in its place, beside its own refusals."""
+    intake.submit(envelope(1, event(id=ID)))
+    again = intake.submit(envelope(2, b'{"kind":"event"}', event(id=ID)))
+    intake.shelf.fail()
+    ack = await again
+    assert (ack.accepted, [r.index for r in ack.rejected]) == (0, [0, 1])
+    assert ack.rejected[1] == Rejected(1, "spool full")
+    assert "run_id" in ack.rejected[0].error
+
+
+# -- a full disk -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_full_disk_is_answered_per_record(intake):
+    """Promise 6: what the disk did not take is refused as `spool full`, each record in its place, and counted."""
+    future = intake.submit(envelope(1, event(id=ID), b'{"kind":"event"}', event()))
+    intake.shelf.fail()
+    ack = await future
+    assert (ack.seq, ack.accepted) == (1, 0)
+    assert [r.index for r in ack.rejected] == [0, 1, 2]
+    assert (ack.rejected[0].error, ack.rejected[2].error) == ("spool full", "spool full")
+    assert intake.admission.refused == {"invalid": 1, "spool_full": 2}
+    assert intake.admission.accepted == 0
+
+
+async def test_after_a_full_disk_ids_are_free(intake):
+    """A refused record uses up no id: the client sends it again when there is room, and it is stored."""
+    intake.submit(envelope(1, event(id=ID)))
+    intake.shelf.fail()
+    await intake.idle()
+    again = intake.submit(envelope(2, event(id=ID)))
+    intake.shelf.commit()
+    assert (await again).accepted == 1
+    assert len(intake.shelf.stored) == 1
+
+
+async def test_after_a_full_disk_a_stream_keeps_the_refusal(intake):
+    """The outcome that is kept for a repeat is the one that was answered, on disk too as soon as there is room."""
+    first = intake.submit(envelope(1, event()), stream=STREAM)
+    intake.shelf.fail()
+    assert (await first).accepted == 0
+    intake.shelf.commit()
+    again = await intake.submit(envelope(1, event()), stream=STREAM)
+    assert again.accepted == 0
+    [put] = [put for put in intake.shelf.puts if put[0] == "stream"]
+    assert streams.decode(put[2]).outcomes[1] == again
+
+
+async def test_a_full_queue_is_answered_to_whoever_waits(intake):
+    """An envelope that finds no room is answered at once."""
+    intake.shelf.room = 0
+    assert await intake.submit(envelope(1, event())) == Ack(1, 0, [Rejected(0, "spool full")])
+
+
+# -- backpressure ----------------------------------------------------------------------------------------------------------
+
+
+async def test_records_that_nobody_answers_for_wait_for_room(intake):
+    """Promise 6: without an answer there is backpressure, never a silent drop; what waits keeps its order."""
+    intake.shelf.room = 0
+    futures = [intake.submit(event(f"t{n}"), hold=True) for n in range(3)]
+    await intake.idle()
+    assert not any(future.done() for future in futures)
+    assert +intake.admission.refused == {}
+    intake.shelf.make_room()
+    await intake.idle()
+    intake.shelf.commit()
+    await intake.idle()
+    assert types(intake) == ["t0", "t1", "t2"]
+    assert all(future.done() for future in futures)
+    assert intake.admission.accepted == 3
+    await intake.sink.close()
+
+
+async def test_only_what_finds_no_room_waits(intake):
+    """Of one message what fits is stored at once, the rest waits; the message is done when all of it is on disk."""
+    intake.shelf.room = 300
+    future = intake.submit(array(event("small"), event("large", payload="x" * 300)), hold=True)
+    intake.shelf.commit()
+    await intake.idle()
+    assert types(intake) == ["small"]
+    assert not future.done()
+    intake.shelf.make_room()
+    await intake.idle()
+    intake.shelf.commit()
+    assert (await future).accepted == 2
+    assert types(intake) == ["small", "large"]
+    await intake.sink.close()
+
+
+async def test_nothing_overtakes_what_waits(intake):
+    """A message that would fit stands behind those that wait: order within a connection holds."""
+    intake.shelf.room = 300
+    intake.submit(event("large", payload="x" * 300), hold=True)
+    intake.submit(event("small"), hold=True)
+    intake.shelf.commit()
+    assert types(intake) == []
+    intake.shelf.make_room()  # before anybody asked for it
+    await intake.idle()
+    intake.shelf.commit()
+    await intake.idle()
+    assert types(intake) == ["large", "small"]
+    await intake.sink.close()
+
+
+async def test_room_that_is_not_enough_lets_them_wait_on(intake):
+    """Each time there is room the first in line is tried again; what is refused for other reasons is refused once."""
+    intake.shelf.room = 0
+    future = intake.submit(array(event(), b'{"kind":"event"}'), hold=True)
+    await intake.idle()
+    intake.shelf.make_room(0)
+    await intake.idle()
+    intake.shelf.make_room(0)
+    await intake.idle()
+    assert not future.done()
+    assert +intake.admission.refused == {"invalid": 1}
+    intake.shelf.make_room()
+    await intake.idle()
+    intake.shelf.commit()
+    await future
+    assert len(intake.shelf.stored) == 1
+    await intake.sink.close()
+
+
+async def test_a_full_disk_lets_them_wait_too(intake):
+    """Promise 6: records without an answer that the disk did not take wait for room, in their order, and are not refused."""
+    futures = [intake.submit(array(event(f"a{n}"), event(f"b{n}")), hold=True) for n in range(2)]
+    intake.shelf.room = 0
+    intake.shelf.fail()
+    await intake.idle()
+    futures.append(intake.submit(event("c"), hold=True))
+    assert not any(future.done() for future in futures)
+    assert (intake.admission.accepted, +intake.admission.refused) == (0, {})
+    intake.shelf.make_room()
+    await intake.idle()
+    intake.shelf.commit()
+    await intake.idle()
+    assert types(intake) == ["a0", "b0", "a1", "b1", "c"]
+    assert [(await future).accepted for future in futures] == [2, 2, 1]
+    assert intake.admission.accepted == 5
+    await intake.sink.close()
+
+
+async def test_half_a_message_that_waits_and_half_that_the_disk_refused(intake):
+    """What fitted but was not kept goes before what never fitted, and the message is done when both are on disk."""
+    intake.shelf.room = 300
+    future = intake.submit(array(event("large", payload="x" * 300), event("small", id=ID)), hold=True)
+    intake.shelf.room = 0
+    intake.shelf.fail()
+    await intake.idle()
+    assert not future.done()
+    intake.shelf.make_room()
+    await intake.idle()
+    intake.shelf.commit()
+    assert (await future).accepted == 2
+    assert sorted(types(intake)) == ["large", "small"]
+    assert intake.admission.accepted == 2
+    await intake.sink.close()
+
+
+async def test_a_message_in_parts_is_done_with_its_last_part(intake):
+    """However often room is too small and the disk full between, a message is done only when all of it is on disk."""
+    intake.shelf.room = 0
+    future = intake.submit(array(event("small"), event("large", payload="x" * 300)), hold=True)
+    await intake.idle()
+    intake.shelf.make_room(300)
+    await intake.idle()
+    intake.shelf.room = 0
+    intake.shelf.fail()
+    await intake.idle()
+    intake.shelf.make_room(300)
+    await intake.idle()
+    intake.shelf.commit()
+    await intake.idle()
+    assert types(intake) == ["small"]
+    assert not future.done()
+    intake.shelf.make_room()
+    await intake.idle()
+    intake.shelf.commit()
+    assert (await future).accepted == 2
+    assert types(intake) == ["small", "large"]
+    await intake.sink.close()
+
+
+async def test_at_the_end_what_is_held_is_given_up_and_counted(intake):
+    """Promise 7: a stop does not wait for room; those who sent it were never told that it was taken."""
+    intake.shelf.room = 0
+    future = intake.submit(array(event(), event()), hold=True)
+    await intake.idle()
+    await intake.sink.close()
+    assert (await future).accepted == 0
+    assert +intake.admission.refused == {"spool_full": 2}
+
+
+# -- the log ---------------------------------------------------------------------------------------------------------------
+
+
+def test_refusals_are_counted_and_logged_at_a_bounded_rate(intake, caplog):
+    """Each cause has a line at most every ten seconds that says how many there were; the counter has them all."""
+    for _ in range(50):
+        intake.sink.refuse("invalid", "bad JSON", ME)
+    assert len(caplog.records) == 1
+    intake.sink.refuse("spool_full", "other", ME)
+    assert len(caplog.records) == 2
+    intake.clock.advance(10)
+    intake.sink.refuse("invalid", "bad JSON", ME)
+    assert "and 49 more since the last line" in caplog.text
+    assert intake.admission.refused == {"invalid": 51, "spool_full": 1}
+    assert caplog.records[0].action == "refused"

@@ -1,0 +1,62 @@
+"""Streams: the last 64 outcomes of each client, so that a repeated envelope is stored once."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from agentd.errors import WireError
+from agentd.intake import streams
+from agentd.intake.streams import Stream, Streams
+from agentd.wire import Ack, Rejected
+
+
+def test_the_last_64_outcomes_are_kept():
+    """An envelope within the last 64 is answered as before; an older one can't be known and is refused with its seq."""
+    stream = Stream(5, "s")
+    for seq in range(1, 101):
+        stream.record(Ack(seq, seq), 7)
+    assert (stream.last_seq, stream.touched_us) == (100, 7)
+    assert stream.known(101) is None
+    assert stream.known(100) == Ack(100, 100)
+    assert stream.known(37) == Ack(37, 37)
+    with pytest.raises(WireError, match="seq 36: more than 64 behind 100") as caught:
+        stream.known(36)
+    assert caught.value.seq == 36
+
+
+def test_a_stream_belongs_to_its_uid():
+    """Another user's stream of the same name is another stream."""
+    known = Streams()
+    known.add(1, Stream(5, "s"))
+    assert known.get(6, "s") is None
+    assert known.get(5, "s") == (1, Stream(5, "s"))
+    assert len(known) == 1
+
+
+def test_a_stream_comes_back_from_disk():
+    """Outcomes with their refusals survive; a damaged row raises what the start knows how to handle."""
+    stream = Stream(5, "s", lost={"no_daemon": 3})
+    stream.record(Ack(1, 1, [Rejected(1, "no")]), 9)
+    assert streams.decode(streams.encode(stream)) == stream
+    for damaged in (b"", b"\xc1", streams.encode(stream)[:-3], msgspec.msgpack.encode({"a": 1})):
+        with pytest.raises(msgspec.MsgspecError):
+            streams.decode(damaged)
+
+
+def test_losses_are_summed_by_cause():
+    """Promise 8: what clients lost before intake is one number by cause over all streams."""
+    known = Streams()
+    known.add(1, Stream(5, "a", lost={"no_daemon": 3}))
+    known.add(2, Stream(5, "b", lost={"no_daemon": 1, "buffer_full": 2}))
+    assert known.lost() == {"no_daemon": 4, "buffer_full": 2}
+
+
+@pytest.mark.parametrize(("before_us", "rows"), [(100, []), (101, [1]), (201, [1, 2])])
+def test_silent_streams_are_forgotten(before_us, rows):
+    """A stream that was silent long enough gives its row back."""
+    known = Streams()
+    known.add(1, Stream(5, "a", touched_us=100))
+    known.add(2, Stream(5, "b", touched_us=200))
+    assert known.prune(before_us) == rows
+    assert len(known) == 2 - len(rows)

@@ -1,0 +1,119 @@
+"""References: from introduced to known or dead, whose they are, and how long they live."""
+
+import pytest
+
+from agentd.queued import DEAD, INTRODUCED, KNOWN, Ref
+from agentd.spool.refs import Refs, encode
+
+
+def ref(local_id="r1", destination="cloud", number=1, kind="run", touched_us=0):
+    return Ref(destination, kind, local_id, "billing", 1000, number, touched_us=touched_us)
+
+
+@pytest.fixture
+def refs():
+    return Refs()
+
+
+def test_a_platform_names_a_reference(refs):
+    """A reference is introduced, then known by the platform's id, and the change is there for the next commit."""
+    made = refs.introduce(ref())
+    assert (made.state, refs.changed) == (INTRODUCED, {})
+    assert refs.learn("cloud", "run", "r1", "P-1", 5) is made
+    assert (made.state, made.platform_id, made.touched_us) == (KNOWN, "P-1", 5)
+    assert refs.changed == {made.row: made}
+    assert refs.learn("cloud", "run", "unknown", "P-1", 5) is None
+    refs.bury("cloud", 1)
+    assert made.state == KNOWN
+
+
+def test_a_repeated_introduction_changes_nothing(refs):
+    """The first introduction stands; after a dead one a new introducer may try."""
+    made = refs.introduce(ref())
+    assert refs.introduce(ref(number=2)) is made
+    refs.bury("cloud", 1)
+    again = refs.introduce(ref(number=3))
+    assert again is not made
+    assert again.row == made.row
+    assert refs.get("cloud", "run", "r1") is again
+    assert refs.owners("run", "r1") == [again]
+
+
+def test_the_introducer_is_found_by_its_number(refs):
+    """What a refused record introduced is dead whatever lane it was in: a decision of a run does not bury the run."""
+    run = refs.introduce(ref())
+    decision = refs.introduce(ref("d1", number=2, kind="decision"))
+    refs.bury("cloud", 2)
+    refs.bury("cloud", 77)
+    assert (run.state, decision.state) == (INTRODUCED, DEAD)
+
+
+def test_a_withdrawn_reference_leaves_nothing(refs):
+    """Records that were refused for want of room leave no reference behind."""
+    made = refs.introduce(ref())
+    refs.changed[made.row] = made
+    refs.withdraw(made)
+    assert (len(refs), refs.owners("run", "r1"), refs.changed, refs.removed) == (0, [], {}, [made.row])
+    refs.withdraw(made)
+    refs.bury("cloud", 1)
+    assert refs.changed == {}
+
+
+def test_references_are_apart_by_destination(refs):
+    """The same id may be known to one platform and not to the other; owners are found at both."""
+    refs.introduce(ref())
+    refs.introduce(ref(destination="local"))
+    refs.learn("cloud", "run", "r1", "P-1", 5)
+    assert refs.get("local", "run", "r1").platform_id is None
+    assert {r.destination for r in refs.owners("run", "r1")} == {"cloud", "local"}
+
+
+def test_counts_are_written_now_and_then(refs):
+    """What of a run was delivered reaches the disk with the next tick, and says that the run is in use."""
+    made = refs.introduce(ref())
+    refs.count("cloud", "run:r1", 7, 99)
+    refs.count("cloud", "run:unknown", 7, 99)
+    assert refs.changed == {}
+    assert refs.write_counts()
+    assert not refs.write_counts()
+    assert (made.delivered, made.touched_us, refs.changed) == (7, 99, {made.row: made})
+
+
+def test_references_outlive_their_run_and_whatever_needs_them(refs):
+    """References go after `runs.keep`, but not while a dead letter of their lane may be replayed."""
+    refs.introduce(ref("old", touched_us=1))
+    refs.introduce(ref("dead", touched_us=1))
+    refs.introduce(ref("new", touched_us=10))
+    assert refs.prune(10, {("cloud", "run:dead"): 1}) == 1
+    assert sorted(r.local_id for r in refs) == ["dead", "new"]
+    assert refs.prune(10) == 1
+
+
+def test_an_ended_run_is_marked_once(refs):
+    """The end of a run is kept, so that what comes after it can be told apart."""
+    made = refs.introduce(ref())
+    refs.close("cloud", "run", "r1")
+    refs.close("cloud", "run", "unknown")
+    assert made.ended
+    refs.changed.clear()
+    refs.close("cloud", "run", "r1")
+    assert refs.changed == {}
+
+
+def test_references_come_back(refs):
+    """After a restart references are what they were, those that can't be read are named, and rows are not used twice."""
+    made = refs.introduce(ref())
+    refs.learn("cloud", "run", "r1", "P-1", 5)
+    restored = Refs()
+    assert restored.restore(iter([(4, encode(made)), (5, b"\xc1")])) == [5]
+    again = restored.get("cloud", "run", "r1")
+    assert (again.platform_id, again.state, again.row) == ("P-1", KNOWN, 4)
+    assert restored.introduce(ref("r2")).row == 5
+
+
+def test_a_destination_can_be_forgotten(refs):
+    """Another platform under the same name knows nothing of what the old one called things."""
+    refs.introduce(ref())
+    refs.introduce(ref(destination="local"))
+    assert refs.forget("cloud") == 1
+    assert [r.destination for r in refs] == ["local"]

@@ -1,0 +1,245 @@
+"""What the daemon tells about itself: the same numbers as its books, and records only to those who may see them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from types import SimpleNamespace
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from agentd.config import Config, Destination, Loaded, Security
+from agentd.control import DaemonControl
+from agentd.intake import Peer
+from agentd.outcomes import Cause
+from agentd.queued import Death, Entry, Ref, Source
+from agentd.records import LossClass
+from agentd.spool.letters import letter_of
+
+OWNER = Peer(1000, 1000, 1)
+STRANGER = Peer(1001, 1001, 2)
+
+
+class Books:
+    def __init__(self):
+        self.counts = {"admitted": 10, "delivered": 6, "dead": 1}
+
+    def total(self, _name, state):
+        return self.counts.get(state, 0)
+
+    def causes(self, _name):
+        return {"rejected": 1}
+
+    def queued(self, _name):
+        return 3
+
+    def lines(self):
+        return [("cloud", "event", "admitted", "", 10)]
+
+
+class FakeQueue:
+    live, stored_bytes, window_bytes, segments = 3, 300, 100, (1, 2)
+
+    def __init__(self):
+        self.low = 8
+
+    def oldest_us(self):
+        return None
+
+    def lowest(self):
+        return self.low
+
+
+class FakeSpool:
+    """As much of a spool as the control asks for."""
+
+    def __init__(self):
+        self.queues = {"cloud": FakeQueue()}
+        self.books = Books()
+        self.meta = SimpleNamespace(commits=4, next_number={"cloud": 11})
+        self.folder = SimpleNamespace(free_bytes=lambda: 10**9)
+        self.limits = SimpleNamespace(quotas={"cloud": 2**29})
+        self.refs = SimpleNamespace(owners=lambda _kind, _id: [])
+        self.disk_full, self.quarantined_rows, self.dead_count, self.dead_bytes = False, 0, 1, 40
+        self.letters = []
+        self.trouble = None
+        self.in_commit = 0
+        self.lane_counts = {}
+
+    def __getattr__(self, name):
+        return {
+            "file_bytes": lambda: 4096, "stuck": lambda: self.trouble, "committing": lambda _name: self.in_commit,
+        }[name]  # fmt: skip
+
+    async def barrier(self):
+        await asyncio.sleep(0)
+
+    async def count_lane(self, name, lane):
+        return self.lane_counts.get((name, lane), 0)
+
+    async def dead_letters(self, wanted, _limit):
+        return [letter for letter in self.letters if wanted(letter)]
+
+
+class FakeCourier:
+    def __init__(self):
+        self.flushed = 0
+        self.now = ("ok", None, None)
+        self.counts = SimpleNamespace(requests=5, retries=2)
+        self.lanes = type("Lanes", (), {"in_flight": 1, "__len__": lambda _self: 2})()
+
+    def flush(self):
+        self.flushed += 1
+
+    def status(self):
+        return self.now
+
+
+def letter(uid=1000, lane="run:r", cause=Cause.REJECTED):
+    source, body = Source("billing", uid, 1, "frames"), b'{"kind":"event","run_id":"r","type":"t"}'
+    entry = Entry(5, UUID(int=5).bytes, lane, "event", LossClass.INFO, source, 0, body)
+    return letter_of("cloud", entry, Death(cause, "400", 1, 400, "words", "k"), 1)
+
+
+@pytest.fixture
+def parts():
+    config = Config(destinations={"cloud": Destination("agentos")}, security=Security(admin_uids=[77]))
+    sink = SimpleNamespace(
+        messages=3,
+        streams=SimpleNamespace(lost=lambda: {"no_daemon": 2}),
+        admission=SimpleNamespace(accepted=10, refused={"invalid": 2, "spool_full": 0}),
+    )
+    spool, courier = FakeSpool(), FakeCourier()
+    return DaemonControl(Loaded(config, None), spool, sink, {"cloud": courier}, lambda: 4), spool, courier
+
+
+def test_the_status_holds_the_books(parts):
+    """Promise 8: admitted, queued and every end per destination, and whether they balance; it is JSON."""
+    control, spool, _ = parts
+    status = control.status()
+    cloud = status["destinations"]["cloud"]
+    assert (cloud["admitted"], cloud["queued"], cloud["delivered"], cloud["dead"], cloud["causes"]) == (
+        10,
+        3,
+        6,
+        1,
+        {"rejected": 1},
+    )
+    assert (cloud["state"], cloud["lanes"], cloud["in_flight"], cloud["requests"], cloud["retries"]) == (
+        "ok",
+        2,
+        1,
+        5,
+        2,
+    )
+    assert status["intake"] == {
+        "connections": 4,
+        "messages": 3,
+        "accepted": 10,
+        "refused": {"invalid": 2},
+        "lost_before_intake": {"no_daemon": 2},
+    }
+    assert (status["balanced"], status["state"]) == (True, "running")
+    msgspec.json.encode(status)
+    spool.queues["cloud"].live = 2
+    assert not control.status()["balanced"]
+
+
+def test_a_queue_without_a_courier_is_shown(parts):
+    """A destination that is no longer configured keeps its queue, and the status says so."""
+    control, spool, _ = parts
+    spool.queues["old"] = FakeQueue()
+    old = control.status()["destinations"]["old"]
+    assert (old["state"], old["platform"], old["queued"]) == ("removed", None, 3)
+
+
+@pytest.mark.parametrize(("peer_uid", "admin"), [(0, True), (os.geteuid(), True), (77, True), (4321, False)])
+def test_who_is_an_admin(parts, peer_uid, admin):
+    """The daemon's own uid, root, and those that are configured."""
+    assert parts[0].is_admin(Peer(peer_uid, 0, 1)) is admin
+
+
+def test_health_and_readiness(parts):
+    """The daemon is unready while it drains, and unhealthy when its storage is stuck, whatever the platforms do."""
+    control, spool, _ = parts
+    assert (control.unhealthy(), control.unready()) == (None, None)
+    spool.trouble = "the disk hangs"
+    control.draining = True
+    assert (control.unhealthy(), control.unready()) == ("the disk hangs", "draining")
+    assert control.status()["state"] == "draining"
+
+
+async def test_a_flush_says_what_is_left_and_why(parts):
+    """A flush waits for what was queued before it, and names what is left with the destination's reason."""
+    control, spool, courier = parts
+    courier.now = ("paused", "401", 4.0)
+    answer = await control.flush("delivered", 0.0)
+    assert (answer["flushed"], answer["left"], answer["reason"]) == (False, {"cloud": 3}, "cloud: paused: 401")
+    assert courier.flushed == 1
+    spool.queues["cloud"].low = 11  # what came after the flush is not waited for
+    assert (await control.flush("delivered", 5.0))["flushed"] is True
+
+
+async def test_a_flush_until_stored_hurries_nobody(parts):
+    """`stored` waits for the disk and leaves delivery alone."""
+    control, _, courier = parts
+    answer = await control.flush("stored", 5.0)
+    assert (answer["flushed"], answer["left"], courier.flushed) == (True, {}, 0)
+
+
+async def test_a_run_is_told_from_all_places(parts):
+    """What of a run is delivered, queued and dead, with the platform's id; a run that nobody knows is None."""
+    control, spool, _ = parts
+    assert await control.run("r") is None
+    spool.refs.owners = lambda _kind, _id: [Ref("cloud", "run", "r", "billing", 1000, 1, "known", "p-r", delivered=6)]
+    spool.lane_counts["cloud", "run:r"] = 2
+    spool.letters = [letter(), letter(lane="run:other")]
+    found = (await control.run("r"))["destinations"]["cloud"]
+    assert found == {"platform_id": "p-r", "state": "known", "ended": False, "delivered": 6, "queued": 2, "dead": 1}
+
+
+@pytest.mark.parametrize(
+    ("viewer", "admin", "whole"), [(OWNER, False, True), (STRANGER, False, False), (STRANGER, True, True)]
+)
+async def test_contents_are_shown_to_those_who_may_see_them(parts, viewer, admin, whole):
+    """A dead letter's record and the platform's answer are for admins and for the uid that sent it; others see the facts."""
+    control, spool, _ = parts
+    spool.letters = [letter()]
+    [found] = await control.dead_letters(limit=10, destination=None, run=None, cause=None, viewer=viewer, admin=admin)
+    assert ("record" in found, "answer" in found) == (whole, whole)
+    assert (found["cause"], found["id"], found["agent"], found["bytes"]) == (
+        "rejected",
+        str(UUID(int=5)),
+        "billing",
+        40,
+    )
+    msgspec.json.encode(found)
+
+
+@pytest.mark.parametrize(
+    ("asked", "count"),
+    [
+        ({}, 2),
+        ({"destination": "cloud"}, 2),
+        ({"destination": "x"}, 0),
+        ({"run": "r"}, 1),
+        ({"cause": "rejected"}, 1),
+        ({"cause": "too_large", "run": "r"}, 0),
+    ],
+)
+async def test_dead_letters_are_found_by_what_is_asked(parts, asked, count):
+    """Destination, run and cause narrow the list down, together."""
+    control, spool, _ = parts
+    spool.letters = [letter(), letter(lane="run:other", cause=Cause.TOO_LARGE)]
+    asked = {"destination": None, "run": None, "cause": None} | asked
+    assert len(await control.dead_letters(limit=10, **asked, viewer=OWNER, admin=False)) == count
+
+
+def test_what_couriers_report_reaches_the_metrics(parts):
+    """Each request is seen in the exposition, under its destination and verdict."""
+    control, _, _ = parts
+    control.observer("cloud")("delivered", 0.1, 50)
+    text, _ = control.metrics()
+    assert b'agentd_request_seconds_count{destination="cloud",verdict="delivered"} 1.0' in text
