@@ -83,6 +83,13 @@ class Target:
         self.api_key = self._read("api_key", self.destination.api_key, env)
         secret = self.destination.signing_secret
         self.signing_secret = None if secret is None else self._read("signing_secret", secret, env)
+        for option, value in (self.destination.options or {}).items():
+            allowed = self.platform.options.get(option)
+            if allowed is None or value not in allowed:
+                known = "; ".join(f"{key} = {' | '.join(words)}" for key, words in self.platform.options.items())
+                raise ConfigError(
+                    f"[destinations.{name}.options] {option} = {value!r}: {self.platform.name} knows {known or 'none'}"
+                )
         if not self.kinds:
             log.warning("%s: takes gates only; no record is queued for it", name, extra={"action": "gates_only"})
 

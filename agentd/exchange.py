@@ -125,6 +125,7 @@ class Platform(Protocol):
     encoder_version: int
     calls: Mapping[str, Call]  # kind → call; its keys are the kinds that the platform takes
     introduces: frozenset[str]  # kinds whose answer names an id
+    options: Mapping[str, tuple[str, ...]]  # what `[destinations.NAME.options]` may say, the default first
 
     def headers(self, sending: Sending) -> dict[str, str]:
         """Authentication and idempotency, for every request."""

@@ -58,6 +58,7 @@ class Seal(Struct, array_like=True):
     tried: bool = False  # it may have reached the platform: what is answered to a repeat is read in that light
     body: bytes | None = None  # kept for calls under a strict key, which refuse a changed payload
     row: int = 0
+    path: str = ""  # kept with the body: it may hold an id that is known by another name since
 
 
 INTRODUCED, KNOWN, DEAD = "introduced", "known", "dead"
@@ -78,6 +79,7 @@ class Ref(Struct, array_like=True):
     ended: bool = False
     row: int = 0
     delivered: int = 0  # records; reaches the disk within a second, so that a kill may leave it a little low
+    lane: str = ""  # its introducer's: a decision made within a run stands in the run's lane
 
 
 class Death(Struct):

@@ -414,7 +414,7 @@ class MemoryStore:
             yield key, self._rows[key][0]
 
     def _keys(self, table: int) -> list[int]:
-        return sorted(key for key in self._rows if key == key_of(table, row_of(key)))
+        return sorted(key for key in list(self._rows) if key == key_of(table, row_of(key)))
 
     def foreign(self) -> list[int]:
         """The planted rows."""

@@ -70,7 +70,7 @@ class Sealer:
             return None
         if needed.optional and ref.number > entry.number and self._left_us(entry) <= 0:
             return None  # introduced after it: two that name one another would wait for ever
-        introducer = self._outbox.find(f"{needed.kind}:{needed.local_id}", ref.number)
+        introducer = self._outbox.find(ref.lane or f"{needed.kind}:{needed.local_id}", ref.number)
         if introducer is None:
             raise Wait(Hold.REFERENCE, 1.0, f"waits for {needed.kind} {needed.local_id}")
         return introducer
@@ -104,8 +104,7 @@ class Sealer:
         if seal is None:
             return self.platform.encode(call, entries, self._context())
         if seal.body is not None:
-            request = self.platform.encode(call, entries, self._context())
-            return Request(request.path, seal.body, request.headers, request.method)
+            return Request(seal.path or call.path, seal.body)
         return self._encode_as_sealed(call, entries, seal)
 
     def _encode_as_sealed(self, call: Call, entries: Sequence[Entry], seal: Seal) -> Request:
@@ -144,6 +143,7 @@ class Sealer:
             call=call.name,
             # a strict key takes no other bytes, and what is sent alone is small: kept, whatever the configuration becomes
             body=request.body if call.strict_key or not call.batch else None,
+            path=request.path if call.strict_key or not call.batch else "",
         )
 
     def halves(self, seal: Seal, entries: list[Entry]) -> list[Seal]:

@@ -230,6 +230,7 @@ class Admission:
                 entry.source.uid,
                 entry.number,
                 touched_us=entry.admitted_us,
+                lane=entry.lane,
             )
             if self._shelf.introduce(ref) is ref:
                 outcome.introduced.append(ref)

@@ -66,6 +66,7 @@ class Aegis:
     default_base_url = "https://api.aegis-os.com"
     encoder_version = 1
     introduces: frozenset[str] = frozenset()
+    options: Mapping[str, tuple[str, ...]] = {}
     calls: Mapping[str, Call] = {}
     gates: Mapping[str, Call] = {"intent": Call("intents", _PATH, repeat=False)}  # POST
     reads: Mapping[str, Call] = {  # GET; the list takes status, agentId, from, to, limit (at most 100) and offset

@@ -93,6 +93,7 @@ class AgentOS:
     default_base_url = "https://agentos-ai.dev"
     encoder_version = 1
     introduces = frozenset({"run.start"})
+    options: Mapping[str, tuple[str, ...]] = {}
     calls: Mapping[str, Call] = {
         "run.start": Call("run/start", f"{_PREFIX}/run/start"),
         "event": _EVENTS,

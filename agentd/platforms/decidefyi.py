@@ -102,6 +102,7 @@ class Decide:
     default_base_url = "https://www.decide.fyi"
     encoder_version = 1
     introduces: frozenset[str] = frozenset()
+    options: Mapping[str, tuple[str, ...]] = {}
     # The path of a call is what follows the decision's id.
     calls: Mapping[str, Call] = {
         "execution": Call("execution", "/execution", strict_key=True),

@@ -126,6 +126,7 @@ class DecisionOS:
     default_base_url = "https://decisionos.com"
     encoder_version = 1
     introduces = frozenset({"decision"})
+    options: Mapping[str, tuple[str, ...]] = {}
     calls: Mapping[str, Call] = {
         "decision": Call("decisions", f"{_PREFIX}/decisions", strict_key=True),
         "snapshot": Call("snapshots", f"{_PREFIX}/snapshots", strict_key=True),

@@ -61,8 +61,9 @@ def test_accept_may_be_nothing():
 
 def test_options_and_signing_secret_reach_the_courier():
     """What the configuration says is what the courier is told, the secret as its content."""
-    settings = target(options={"shape": "b"}, signing_secret=Secret(env="SIGN")).settings()
-    assert (settings.options, settings.signing_secret, settings.api_key) == ({"shape": "b"}, "hush", "very-secret")
+    settings = target("ascend", options={"completion_route": "server"}, signing_secret=Secret(env="SIGN")).settings()
+    assert (settings.options, settings.signing_secret) == ({"completion_route": "server"}, "hush")
+    assert settings.api_key == "very-secret"
     plain = target().settings()
     assert (plain.options, plain.signing_secret) == ({}, None)
     assert "hush" not in repr(settings)
@@ -85,6 +86,16 @@ def test_without_a_destination_it_says_what_to_set():
 
 def test_a_destinations_identity_is_not_its_options():
     """Options and secrets may change while records wait; platform, address and agents may not."""
-    first, second = target(options={"shape": "a"}), target(options={"shape": "b"}, signing_secret=Secret(env="SIGN"))
+    first = target("ascend", options={"completion_route": "sdk"})
+    second = target("ascend", options={"completion_route": "server"}, signing_secret=Secret(env="SIGN"))
     assert first.identity == second.identity
     assert msgspec.structs.asdict(first.destination) != msgspec.structs.asdict(second.destination)
+
+
+@pytest.mark.parametrize("options", [{"completion_route": "both"}, {"route": "sdk"}])
+def test_an_option_that_the_platform_does_not_know_is_an_error(options):
+    """A typing error in an option is found at the start, with what would be right."""
+    with pytest.raises(
+        ConfigError, match=r"\[destinations.x.options\] .* ascend knows completion_route = sdk \| server"
+    ):
+        target("ascend", options=options)
