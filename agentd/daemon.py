@@ -20,14 +20,14 @@ from pathlib import Path
 import msgspec
 
 from agentd import __version__, platforms
-from agentd.config import KEY_VARIABLES, Config, Destination, Loaded, Secret
+from agentd.config import Config, Destination, Loaded, Secret
 from agentd.control import DaemonControl
 from agentd.delivery.backoff import Backoff
 from agentd.delivery.batcher import Limits as BatchLimits
 from agentd.delivery.courier import Courier
 from agentd.delivery.settings import Settings
 from agentd.errors import ConfigError
-from agentd.exchange import Platform
+from agentd.exchange import Platform, check_options
 from agentd.http import Http, Way
 from agentd.identity import Uuid7
 from agentd.intake import streams
@@ -42,6 +42,7 @@ from agentd.intake.sink import SpoolSink
 from agentd.intake.streams import Streams
 from agentd.logs import set_up
 from agentd.spool import Journal, Limits, Spool, SpoolOutbox, SpoolShelf, Table, open_spool
+from agentd.variables import KEY_VARIABLES
 
 log = logging.getLogger("agentd")
 
@@ -83,13 +84,10 @@ class Target:
         self.api_key = self._read("api_key", self.destination.api_key, env)
         secret = self.destination.signing_secret
         self.signing_secret = None if secret is None else self._read("signing_secret", secret, env)
-        for option, value in (self.destination.options or {}).items():
-            allowed = self.platform.options.get(option)
-            if allowed is None or value not in allowed:
-                known = "; ".join(f"{key} = {' | '.join(words)}" for key, words in self.platform.options.items())
-                raise ConfigError(
-                    f"[destinations.{name}.options] {option} = {value!r}: {self.platform.name} knows {known or 'none'}"
-                )
+        try:
+            check_options(self.platform, self.destination.options or {})
+        except ConfigError as error:
+            raise ConfigError(f"[destinations.{name}] {error}") from None
         if not self.kinds:
             log.warning("%s: takes gates only; no record is queued for it", name, extra={"action": "gates_only"})
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
-from agentd.errors import AgentdError
+from agentd.errors import AgentdError, ConfigError
 from agentd.outcomes import Verdict
 
 ANSWER_BYTES = 64 * 1024  # of an answer; what is longer is cut
@@ -142,6 +142,14 @@ class Platform(Protocol):
     def classify(self, call: Call, items: Sequence[Item], answer: Response | Lost, attempt: Attempt) -> Verdict:
         """What the answer means."""
         ...
+
+
+def check_options(platform: Platform, options: Mapping[str, str]) -> None:
+    """Whether the platform has these variants. Raises ConfigError that lists those that it has."""
+    for option, value in options.items():
+        if value not in platform.options.get(option, ()):
+            known = "; ".join(f"{key} = {' | '.join(words)}" for key, words in platform.options.items())
+            raise ConfigError(f"options: {option} = {value!r}: {platform.name} knows {known or 'none'}")
 
 
 class Transport(Protocol):

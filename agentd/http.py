@@ -19,7 +19,8 @@ from agentd.exchange import ANSWER_BYTES, Lost, Request, Response
 
 _CONNECT_S = 5.0
 _KEEPALIVE_S = 10.0  # below the 15 s and more of common servers: an idle connection is ours to close, not theirs
-_USER_AGENT = f"agentd/{__version__}"
+# What every request carries beside its platform's own headers
+HEADERS = {"user-agent": f"agentd/{__version__}", "content-type": "application/json", "accept": "application/json"}
 
 
 class Http:
@@ -32,7 +33,7 @@ class Http:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=60),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"user-agent": _USER_AGENT, "content-type": "application/json", "accept": "application/json"},
+            headers=HEADERS,
             auto_decompress=True,
         )
         return self

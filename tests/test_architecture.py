@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "agentd"
 
 VOCABULARY = {"records", "outcomes", "errors", "units", "wire", "explain", "identity", "paths", "queued", "exchange"}
-EQUIPMENT = {"config", "metrics", "http", "logs", "systemd"}
+EQUIPMENT = {"config", "variables", "metrics", "http", "logs", "systemd"}
 ROOMS = {"intake", "spool", "delivery", "platforms"}
 ROOT_ROOM = ""  # agentd/__init__.py: the version, and names that are loaded when they are asked for
 COMMON = VOCABULARY | {ROOT_ROOM}

@@ -25,6 +25,7 @@ VERBS = {
     "config": "config",
     "status": "status",
     "emit": "emit",
+    "explain": "explain",
     "flush": "flush",
     "dead-letters": "dead_letters",
     "sandbox": "sandbox",

@@ -17,10 +17,12 @@ import click
 
 from agentd.cli.options import config_option, json_option, load_config
 from agentd.cli.terminal import paint, print_json
-from agentd.config import KEY_VARIABLES, Config, Destination, Listen, Loaded, Secret, SpoolConfig
+from agentd.config import Config, Destination, Listen, Loaded, Secret, SpoolConfig
 from agentd.errors import AgentdError, ConfigError
+from agentd.exchange import check_options
 from agentd.paths import MAX_SOCKET_PATH
 from agentd.units import format_duration, format_size
+from agentd.variables import KEY_VARIABLES
 
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 _STOP_TIMEOUT_S = 90.0  # systemd's DefaultTimeoutStopSec: what drains longer is killed
@@ -198,6 +200,7 @@ def _platform(about: str, destination: Destination) -> Iterator[Finding]:
             f"accept: {platform.name} does not take {', '.join(foreign)}; "
             f"it takes {', '.join(platform.calls) or 'gates only'}"
         )
+    check_options(platform, destination.options or {})
     yield Finding("ok", about, f"platform {platform.name} at {base_url}")
     if not kinds:
         yield Finding("warning", about, "takes gates only: no record will be queued for it")

@@ -16,9 +16,11 @@ from agentd.errors import StateError
 if TYPE_CHECKING:
     from agentd.sandbox import Sandbox
 
-# platform → the variables from which agentd (and the platform's own SDK) takes base URL, key and agent
+# platform → the variables from which agentd (and the platform's own SDK) takes base URL, key and agent. Decision OS and
+# decide.fyi have none for the URL: a key alone would lead to the real platform, so that a file has to name the sandbox.
 _VARIABLES = {
     "agentos": ("AGENTOS_BASE_URL", "AGENTOS_API_KEY", "AGENTOS_AGENT_ID"),
+    "ascend": ("ASCEND_API_URL", "ASCEND_API_KEY", "ASCEND_AGENT_ID"),
     "aegis": ("AEGIS_API_URL", "AEGIS_API_KEY", "AEGIS_AGENT_ID"),
 }
 API_KEY = "sandbox"  # any will do: the sandbox asks for one, not for a certain one

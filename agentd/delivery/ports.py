@@ -10,7 +10,19 @@ from agentd.outcomes import Learned
 from agentd.queued import Death, Entry, Ref, Seal
 
 
-class Outbox(Protocol):
+class Lookup(Protocol):
+    """What has to be known to make a batch: the lane's records, and the ids that they refer to."""
+
+    def peek(self, lane: str) -> Iterator[Entry]:
+        """The lane's records that may be taken now, in order."""
+        ...
+
+    def find(self, lane: str, number: int) -> Entry | None: ...
+
+    def reference(self, kind: str, local_id: str) -> Ref | None: ...
+
+
+class Outbox(Lookup, Protocol):
     """Records of one destination that have not ended. Futures are done when the change is on disk."""
 
     @property
@@ -26,15 +38,9 @@ class Outbox(Protocol):
         """The highest number that was given."""
         ...
 
-    def peek(self, lane: str) -> Iterator[Entry]:
-        """The lane's records that may be taken now, in order."""
-        ...
-
     def members(self, seal: Seal) -> list[Entry] | None:
         """A sealed batch's records that have not ended; None while they are not all in memory."""
         ...
-
-    def find(self, lane: str, number: int) -> Entry | None: ...
 
     def seals(self, lane: str) -> Sequence[Seal]:
         """The lane's sealed batches, the first to be sent first."""
@@ -51,8 +57,6 @@ class Outbox(Protocol):
     def fill(self) -> None:
         """See to it that more is read from disk where there is room."""
         ...
-
-    def reference(self, kind: str, local_id: str) -> Ref | None: ...
 
     def seal(self, seal: Seal) -> asyncio.Future[None]: ...
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 
 from agentd.delivery.lanes import Hold
-from agentd.delivery.ports import Outbox
+from agentd.delivery.ports import Lookup
 from agentd.delivery.settings import Settings
 from agentd.exchange import Call, Context, Platform, Reference, Request, Unencodable
 from agentd.identity import text_of
@@ -33,7 +33,7 @@ class Wait(Exception):  # noqa: N818 - a turn of the loop, not an error
 class Sealer:
     """Makes batches for one destination; it has no state of its own."""
 
-    def __init__(self, settings: Settings, platform: Platform, outbox: Outbox, now_us: Callable[[], int]) -> None:
+    def __init__(self, settings: Settings, platform: Platform, outbox: Lookup, now_us: Callable[[], int]) -> None:
         self.settings = settings
         self.platform = platform
         self._outbox = outbox

@@ -18,8 +18,8 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture
 def world(request):
-    """A folder, a platform, a ledger. After a test that passed all is audited; after one that failed the logs are shown."""
-    world = World()
+    """A folder, a platform (the faces that the module names in FACES), a ledger. After a test that passed all is audited; after one that failed the logs are shown."""
+    world = World(getattr(request.module, "FACES", ("agentos",)))
     with contextlib.closing(world):
         yield world
         if request.node.stash.get(_PASSED, False):

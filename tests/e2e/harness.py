@@ -98,7 +98,7 @@ class Watched:
 
     def answer(self, call: Call) -> Answer:
         answer = self._answer(call)
-        key = call.headers.get("Idempotency-Key", "")
+        key = self.face.idempotency_key(call)
         if answer.status < 300:
             self.taken.add(key)
             for record_id in _ID.findall(call.body):
@@ -115,14 +115,14 @@ class Watched:
 class Platform:
     """The sandbox on a thread with an event loop of its own, so that a test that blocks does not stop it."""
 
-    def __init__(self) -> None:
+    def __init__(self, faces: Iterable[str] = ("agentos",)) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sandbox")
         self._thread.start()
-        self.sandbox = Sandbox(keep_requests=5000)
-        faces = self.sandbox._emulation.faces
-        self.watched = Watched(faces["agentos"])
-        faces["agentos"] = self.watched  # type: ignore[assignment]  # all that it lacks is asked of the face itself
+        self.sandbox = Sandbox(faces, keep_requests=5000)
+        self.faces = {name: Watched(face) for name, face in self.sandbox._emulation.faces.items()}
+        self.sandbox._emulation.faces.update(self.faces)  # type: ignore[arg-type]  # all that they lack is asked of the faces
+        self.watched = next(iter(self.faces.values()))
         self._run(self.sandbox.start())
 
     def _run(self, coroutine: Any) -> Any:
@@ -321,30 +321,30 @@ class Daemon:
         assert status == 200
         return document
 
-    def books(self) -> dict[str, Any]:
+    def books(self, destination: str = "agentos") -> dict[str, Any]:
         """The destination's part of the status."""
-        return self.status()["destinations"]["agentos"]
+        return self.status()["destinations"][destination]
 
-    def balanced(self) -> dict[str, Any]:
+    def balanced(self, destination: str = "agentos") -> dict[str, Any]:
         """The books, which add up. What a commit holds just now is admitted and not yet queued: it is waited for."""
 
         def look() -> dict[str, Any] | None:
             status = self.status()
             assert status["balanced"], status
-            books = status["destinations"]["agentos"]
+            books = status["destinations"][destination]
             return books if books["admitted"] == sum(books[end] for end in ENDS) else None
 
-        return wait_for(look, 10, lambda: f"books do not add up: {self.books()}")
+        return wait_for(look, 10, lambda: f"books do not add up: {self.books(destination)}")
 
-    def drained(self, within_s: float = 30.0) -> dict[str, Any]:
+    def drained(self, within_s: float = 30.0, destination: str = "agentos") -> dict[str, Any]:
         """The books, once nothing is queued any more."""
 
         def look() -> dict[str, Any] | None:
-            books = self.books()
+            books = self.books(destination)
             return books if books["queued"] == 0 and books["in_flight"] == 0 else None
 
         wait_for(look, within_s, lambda: f"still queued: {self.status()}\n{self.tail()}")
-        return self.balanced()
+        return self.balanced(destination)
 
     def dead_letters(self) -> list[dict[str, Any]]:
         """All of them, with the records themselves."""
@@ -431,7 +431,7 @@ class Ledger:
     def took(self, records: Iterable[dict[str, Any]]) -> None:
         """These were acknowledged."""
         for record in records:
-            run = record["run_id"]
+            run = record.get("run_id", "")
             if record["kind"] == "run.start":
                 self.starts.add(run)
             elif record["kind"] in STATUS_AFTER:
@@ -627,9 +627,9 @@ def deal(ledger: Ledger, events: int, runs: int, size: int = 290) -> list[dict[s
 class World:
     """One test's surroundings."""
 
-    def __init__(self) -> None:
+    def __init__(self, faces: Iterable[str] = ("agentos",)) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ae-", dir="/tmp"))
-        self.platform = Platform()
+        self.platform = Platform(faces)
         self.ledger = Ledger()
         self.daemons: list[Daemon] = []
         self.doubles = False  # whether the platform may hold a batch twice: it took one of which we did not hear
@@ -685,9 +685,9 @@ class World:
         for daemon in self.daemons:
             if daemon.running:
                 assert http_call(daemon.socket, "POST", "/v1/flush?until=delivered&timeout=20")[0] == 200
-                books = daemon.drained()
+                books = [daemon.drained(destination=name) for name in daemon.status()["destinations"]]
                 letters += daemon.dead_letters()
-                shed += books["shed"]
+                shed += sum(of["shed"] for of in books if of["platform"] == "agentos")
                 assert daemon.stop() == 0, daemon.tail()
             if daemon.log.exists():
                 assert daemon.faults_in_log() == []
@@ -709,7 +709,7 @@ def audit(ledger: Ledger, platform: Platform, letters: list[dict[str, Any]], she
         for letter in letters
         if letter["kind"] == "event" and "n" in letter["record"].get("payload", {})
     }
-    dead_runs = Counter(letter["record"]["run_id"] for letter in letters if letter["kind"] != "event")
+    dead_runs = Counter(letter["record"].get("run_id") for letter in letters if letter["kind"] != "event")
     missing: set[tuple[str, int]] = set()
     for run in sorted(ledger.runs):
         found = platform.run(run)
@@ -732,5 +732,6 @@ def audit(ledger: Ledger, platform: Platform, letters: list[dict[str, Any]], she
     changed = [key for key, repeat in repeats.items() if not repeat.same_body]
     assert not changed, f"other bytes under the same key: {changed}"
     refused = {line.idempotency_key for line in platform.requests() if line.status in _REFUSED}
-    given_up = set(repeats) - platform.watched.taken - refused
+    taken = set().union(*(face.taken for face in platform.faces.values()))
+    given_up = set(repeats) - taken - refused
     assert not given_up, f"batches were tried and never came again: {given_up}"

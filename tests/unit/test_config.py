@@ -11,6 +11,7 @@ import pytest
 from agentd import config as configuration
 from agentd.config import Config, Destination, Secret, find, load, masked
 from agentd.errors import ConfigError
+from agentd.variables import KEY_VARIABLES
 
 ROOT = Path(__file__).parents[2]
 UID = 1234
@@ -240,7 +241,7 @@ def test_a_platform_without_its_key_makes_none(name, tmp_path, monkeypatch):
 def test_all_platforms_at_once(tmp_path, monkeypatch):
     """Every platform whose key is set gets its destination, and they share the spool."""
     monkeypatch.chdir(tmp_path)
-    env = dict.fromkeys(configuration.KEY_VARIABLES, "k")
+    env = dict.fromkeys(KEY_VARIABLES, "k")
     config = load(None, {"HOME": str(tmp_path), **env}, UID).config
     assert set(config.destinations) == {"agentos", "decisionos", "decidefyi", "ascend", "aegis"}
     assert sum(config.quota_of(name) for name in config.destinations) <= config.spool.max_bytes

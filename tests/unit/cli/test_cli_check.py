@@ -27,7 +27,9 @@ def platforms(monkeypatch):
     def load(name):
         if name not in calls:
             raise ConfigError(f"unknown platform {name!r}; known: agentos")
-        return types.SimpleNamespace(name=name, default_base_url=default_base_url, calls=calls[name])
+        return types.SimpleNamespace(
+            name=name, default_base_url=default_base_url, calls=calls[name], options={"shape": ("a", "b")}
+        )
 
     calls = {"agentos": ("run.start", "event"), "gateonly": ()}
 
@@ -157,6 +159,15 @@ def test_a_kind_that_the_platform_does_not_take(sound):
     destinations = {"agentos": Destination("agentos", accept=["event", "decision"])}
     wanted = ("error", "accept: agentos does not take decision; it takes run.start, event")
     assert wanted in _complaints(_with(sound, destinations=destinations))
+
+
+@pytest.mark.parametrize("options", [{"shape": "c"}, {"form": "a"}])
+def test_a_variant_that_the_platform_does_not_have(sound, options):
+    """An option or a value that its adapter does not know would keep the daemon from starting; the known ones are listed."""
+    found = msgspec.structs.replace(sound.destinations["agentos"], options=options)
+    ((name, value),) = options.items()
+    wanted = ("error", f"options: {name} = {value!r}: agentos knows shape = a | b")
+    assert wanted in _complaints(_with(sound, destinations={"agentos": found}))
 
 
 def test_a_destination_for_gates_only_is_said_aloud(sound, monkeypatch):

@@ -87,11 +87,11 @@ def test_lines_to_paste(start):
     child = start()
     lines = [child.stdout.readline() for _ in range(2)]
     assert "/_sandbox/ shows what it has received" in lines[0]
-    while not lines[-1].startswith("export AGENTOS_AGENT_ID="):
+    while not lines[-1].startswith("export ASCEND_AGENT_ID="):
         lines.append(child.stdout.readline())
         assert lines[-1].startswith("export ")
     exported = [line.partition("=")[0] for line in lines[2:]]
-    for platform, url in (("AEGIS", "AEGIS_API_URL"), ("AGENTOS", "AGENTOS_BASE_URL")):
+    for platform, url in (("AEGIS", "AEGIS_API_URL"), ("AGENTOS", "AGENTOS_BASE_URL"), ("ASCEND", "ASCEND_API_URL")):
         first = exported.index(f"export {url}")
         assert exported[first + 1 : first + 3] == [f"export {platform}_API_KEY", f"export {platform}_AGENT_ID"]
 

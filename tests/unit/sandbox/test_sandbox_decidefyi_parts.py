@@ -27,18 +27,15 @@ def rule(rule_id, condition, decision="yes", **fields):
     return {"rule_id": rule_id, "condition": condition, "outcome": outcome(decision), **fields}
 
 
-def test_of(field, operator, *value):
+def probe_of(field, operator, *value):
     return {"field": field, "operator": operator, **({"value": value[0]} if value else {})}
-
-
-test_of.__test__ = False
 
 
 def book(*rules, **fields):
     return {
         "schema_version": "rulebook_v1", "rulebook_id": "discounts", "version": "1",
         "input_schema": {"required": ["amount"], "properties": {"amount": {"type": "number"}}},
-        "rules": list(rules) or [rule("small", test_of("amount", "lte", 100))],
+        "rules": list(rules) or [rule("small", probe_of("amount", "lte", 100))],
         "default_outcome": outcome("review", "DEFAULT"), **fields,
     }  # fmt: skip
 
@@ -57,7 +54,7 @@ def codes(rulebook):
 
 def test_a_valid_rulebook_has_no_problems():
     """What the schema allows is allowed, up to its bounds."""
-    rules = [rule(f"r{n}", test_of("x", "exists"), priority=-1000) for n in range(100)]
+    rules = [rule(f"r{n}", probe_of("x", "exists"), priority=-1000) for n in range(100)]
     assert problems(book(*rules, version="v" * 80, rulebook_id="a" + "b" * 119)) == []
 
 
@@ -72,7 +69,7 @@ def test_a_valid_rulebook_has_no_problems():
         ({"version": ""}, "rulebook.version", "LENGTH"),
         ({"version": "v" * 81}, "rulebook.version", "LENGTH"),
         ({"rules": []}, "rulebook.rules", "LENGTH"),
-        ({"rules": [rule(f"r{n}", test_of("x", "exists")) for n in range(101)]}, "rulebook.rules", "LENGTH"),
+        ({"rules": [rule(f"r{n}", probe_of("x", "exists")) for n in range(101)]}, "rulebook.rules", "LENGTH"),
         ({"extra": 1}, "rulebook.extra", "UNKNOWN_PROPERTY"),
         ({"default_outcome": outcome("maybe")}, "rulebook.default_outcome.decision", "ENUM"),
         ({"default_outcome": outcome("no", "lower")}, "rulebook.default_outcome.reason_code", "PATTERN"),
@@ -85,13 +82,13 @@ def test_a_valid_rulebook_has_no_problems():
         ({"rules": [rule("ab", {}, priority=1001)]}, "rulebook.rules[0].priority", "RANGE"),
         ({"rules": [rule("ab", {}, priority=True)]}, "rulebook.rules[0].priority", "RANGE"),
         ({"rules": [rule("ab", {}, when={})]}, "rulebook.rules[0].when", "UNKNOWN_PROPERTY"),
-        ({"rules": [rule("ab", test_of("x", "exists"))] * 2}, "rulebook.rules[1].rule_id", "DUPLICATE"),
-        ({"rules": [rule("ab", test_of("x", "like", 1))]}, "rulebook.rules[0].condition.operator", "ENUM"),
-        ({"rules": [rule("ab", test_of("x", ["eq"], 1))]}, "rulebook.rules[0].condition.operator", "ENUM"),
-        ({"rules": [rule("ab", test_of("x", "eq"))]}, "rulebook.rules[0].condition.value", "REQUIRED"),
-        ({"rules": [rule("ab", test_of("x", "in", 1))]}, "rulebook.rules[0].condition.value", "TYPE"),
+        ({"rules": [rule("ab", probe_of("x", "exists"))] * 2}, "rulebook.rules[1].rule_id", "DUPLICATE"),
+        ({"rules": [rule("ab", probe_of("x", "like", 1))]}, "rulebook.rules[0].condition.operator", "ENUM"),
+        ({"rules": [rule("ab", probe_of("x", ["eq"], 1))]}, "rulebook.rules[0].condition.operator", "ENUM"),
+        ({"rules": [rule("ab", probe_of("x", "eq"))]}, "rulebook.rules[0].condition.value", "REQUIRED"),
+        ({"rules": [rule("ab", probe_of("x", "in", 1))]}, "rulebook.rules[0].condition.value", "TYPE"),
         ({"rules": [rule("ab", {"all": []})]}, "rulebook.rules[0].condition.all", "LENGTH"),
-        ({"rules": [rule("ab", {"any": [test_of("x", "exists")] * 33})]}, "rulebook.rules[0].condition.any", "LENGTH"),
+        ({"rules": [rule("ab", {"any": [probe_of("x", "exists")] * 33})]}, "rulebook.rules[0].condition.any", "LENGTH"),
         ({"rules": [rule("ab", {"not": 5})]}, "rulebook.rules[0].condition.not", "TYPE"),
     ],
 )  # fmt: skip
@@ -115,12 +112,12 @@ def test_depth_and_nodes_have_bounds():
     """A condition is at most 8 deep and has at most 256 nodes."""
 
     def nested(depth):
-        return test_of("x", "exists") if depth == 1 else {"not": nested(depth - 1)}
+        return probe_of("x", "exists") if depth == 1 else {"not": nested(depth - 1)}
 
     assert problems(book(rule("ab", nested(8)))) == []
     assert any(code == "DEPTH" for _, code in codes(book(rule("ab", nested(9)))))
-    leaf = {"all": [test_of("x", "exists")] * 31}  # 32 nodes
-    assert problems(book(rule("ab", {"any": [leaf] * 7 + [{"all": [test_of("x", "exists")] * 30}]}))) == []  # 256
+    leaf = {"all": [probe_of("x", "exists")] * 31}  # 32 nodes
+    assert problems(book(rule("ab", {"any": [leaf] * 7 + [{"all": [probe_of("x", "exists")] * 30}]}))) == []  # 256
     assert any(code == "NODES" for _, code in codes(book(rule("ab", {"any": [leaf] * 8}))))  # 257
 
 
@@ -136,7 +133,7 @@ def test_depth_and_nodes_have_bounds():
 )  # fmt: skip
 def test_operators(operator, value, holds, fails):
     """Every operator, with JSON's own equality: true is not 1, and only like is ordered with like."""
-    given = book(rule("ab", test_of("x", operator, value)))
+    given = book(rule("ab", probe_of("x", operator, value)))
     assert problems(given) == []
     for actual in holds:
         assert evaluate(given, {"x": actual}).rule_id == "ab", actual
@@ -147,7 +144,7 @@ def test_operators(operator, value, holds, fails):
 
 def test_all_any_not_and_dotted_fields():
     """Conditions nest; a field is a name as it stands, or a way into objects."""
-    both = {"all": [test_of("a.b", "eq", 1), {"any": [test_of("c", "exists"), {"not": test_of("d", "eq", 2)}]}]}
+    both = {"all": [probe_of("a.b", "eq", 1), {"any": [probe_of("c", "exists"), {"not": probe_of("d", "eq", 2)}]}]}
     given = book(rule("ab", both))
     for inputs, holds in [
         ({"a": {"b": 1}, "d": 3}, True), ({"a.b": 1, "c": 0}, True), ({"a": {"b": 1}, "d": 2}, False), ({"a": 1}, False),
@@ -157,7 +154,7 @@ def test_all_any_not_and_dotted_fields():
 
 def test_priority_then_name_then_default():
     """The higher priority is asked first, equals by name; if none holds, the default is the outcome."""
-    always = test_of("x", "exists")
+    always = probe_of("x", "exists")
     given = book(rule("bb", always, "no"), rule("aa", always, "yes"), rule("zz", always, "review", priority=1))
     assert evaluate(given, {"x": 1}).rule_id == "zz"
     assert evaluate(book(*given["rules"][:2]), {"x": 1}).rule_id == "aa"
@@ -336,7 +333,7 @@ def test_without_a_key_there_is_no_dedupe():
 def test_deep_inputs_do_no_harm():
     """Inputs nested as deep as JSON is read at all are compared, hashed and answered, or refused with 400."""
     deep = json.loads("[" * 900 + "]" * 900)
-    given = book(rule("ab", test_of("amount", "eq", deep)), input_schema={})
+    given = book(rule("ab", probe_of("amount", "eq", deep)), input_schema={})
     assert Decide().decide(request(given, {"amount": deep}))[0] in {200, 400}
 
 
