@@ -104,9 +104,16 @@ class Sealer:
         if seal is None:
             return self.platform.encode(call, entries, self._context())
         if seal.body is not None:
-            request = self.platform.encode(call, entries, self._context())
+            request = self._in_some_context(call, entries)
             return Request(request.path, seal.body, request.headers, request.method)
         return self._encode_as_sealed(call, entries, seal)
+
+    def _in_some_context(self, call: Call, entries: Sequence[Entry]) -> Request:
+        """Where a body goes that is kept: it is sent as it is, also if what it needs is dead or gone by now."""
+        for context in self._contexts():
+            with contextlib.suppress(Unencodable):
+                return self.platform.encode(call, entries, context)
+        return Request(call.path, b"")
 
     def _encode_as_sealed(self, call: Call, entries: Sequence[Entry], seal: Seal) -> Request:
         """The same bytes as at the first try, also where an id went as the platform's own that is known or dead by now."""

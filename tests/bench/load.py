@@ -10,6 +10,7 @@ Producer and sandbox share the machine with the daemon: the figures are those of
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -50,7 +51,8 @@ class Daemon:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "agentd", "--config", str(self.config), "run"], env={**os.environ, "KEY": "aos_agent_load"}
+            [sys.executable, "-m", "agentd", "--config", str(self.config), "run"],
+            env={**os.environ, "KEY": "aos_agent_load"},
         )
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -140,9 +142,13 @@ def envelopes_of(events: int, runs: int, frame: int) -> list[bytes]:
         payload = {"step": counts[run], "text": text}
         counts[run] += 1
         records.append({"kind": "event", "run_id": f"run-{run}", "type": "tool.returned", "payload": payload})
-    records += [{"kind": "run.complete", "run_id": f"run-{run}", "output": {"events": counts[run]}} for run in range(runs)]
+    records += [
+        {"kind": "run.complete", "run_id": f"run-{run}", "output": {"events": counts[run]}} for run in range(runs)
+    ]
     parts = (records[start : start + frame] for start in range(0, len(records), frame))
-    return [json.dumps({"seq": seq, "records": part}, separators=(",", ":")).encode() for seq, part in enumerate(parts, 1)]
+    return [
+        json.dumps({"seq": seq, "records": part}, separators=(",", ":")).encode() for seq, part in enumerate(parts, 1)
+    ]
 
 
 def _get(url: str) -> Any:
@@ -165,10 +171,14 @@ def judge(url: str, events: int, runs: int) -> dict[str, Any]:
             first.setdefault(key, event["payload"]["step"])
         steps = list(first.values())
         missing += expected - len(set(steps))
-        disordered += sum(1 for a, b in zip(steps, steps[1:], strict=False) if b != a + 1)
+        disordered += sum(1 for a, b in itertools.pairwise(steps) if b != a + 1)
     repeats = _get(f"{url}/_sandbox/repeats?min=2")
     keys = repeats if isinstance(repeats, dict) else {}
-    changed = [key for key, facts in keys.get("keys", keys).items() if isinstance(facts, dict) and not facts.get("same_body", True)]
+    changed = [
+        key
+        for key, facts in keys.get("keys", keys).items()
+        if isinstance(facts, dict) and not facts.get("same_body", True)
+    ]
     return {
         "runs": status, "missing": missing, "stored twice by the platform": doubled, "out of order": disordered,
         "repeated keys": len(keys.get("keys", keys)), "repeats with other bytes": len(changed),
@@ -182,11 +192,18 @@ def judge(url: str, events: int, runs: int) -> dict[str, Any]:
 @click.option("--faults", is_flag=True, help="let the sandbox fail as in the head of this file")
 @click.option("--kills", default=0, help="kill -9 the daemon so often while it works")
 @click.option("--request", default=50, show_default=True, help="batch.max_events")
-@click.option("--folder", type=click.Path(path_type=Path), default=None, help="where to put the spool; default: a temporary folder")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="where to put the spool; default: a temporary folder",
+)
 def main(events: int, runs: int, frame: int, *, faults: bool, kills: int, request: int, folder: Path | None) -> None:
     """Run one load and print what came of it as JSON."""
     with tempfile.TemporaryDirectory(prefix="agentd-load-", dir=folder) as place:
-        print(json.dumps(_load(Path(place), events, runs, frame, faults=faults, kills=kills, request=request), indent=2))
+        print(
+            json.dumps(_load(Path(place), events, runs, frame, faults=faults, kills=kills, request=request), indent=2)
+        )
 
 
 def _load(place: Path, events: int, runs: int, frame: int, *, faults: bool, kills: int, request: int) -> dict[str, Any]:

@@ -370,7 +370,7 @@ async def test_request_under_way_is_answered_while_the_server_closes():
     call = asyncio.ensure_future(house.post(EVENT))
     await house.sink.called.wait()
     closing = asyncio.ensure_future(server.aclose(30.0))
-    while server.connections > 1:  # noqa: ASYNC110 - turns of the event loop, no time
+    while server.connections > 1:
         await asyncio.sleep(0)
     assert not closing.done()
     house.sink.finish()

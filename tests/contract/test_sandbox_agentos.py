@@ -522,7 +522,7 @@ async def test_hang_commits_nothing(platform):
     assert (state.runs, state.faults) == (0, {"hang": 1})
     assert state.requests == {f"{BASE}/run/start": {"0": 1}}
     hanging = asyncio.ensure_future(platform.start())
-    while platform.sandbox.state().faults != {"hang": 2}:  # noqa: ASYNC110 - the server shares this loop
+    while platform.sandbox.state().faults != {"hang": 2}:
         await asyncio.sleep(0)
     begin = time.perf_counter()
     await platform.sandbox.stop()
@@ -550,7 +550,7 @@ async def test_down_and_up_in_code(platform):
     url = platform.sandbox.url
     platform.sandbox.faults.add("hang,count=1")
     hanging = asyncio.ensure_future(platform.events(run_id, "lost"))
-    while not platform.sandbox.state().faults:  # noqa: ASYNC110 - the server shares this loop
+    while not platform.sandbox.state().faults:
         await asyncio.sleep(0)
     await platform.sandbox.down()
     with pytest.raises(LOST):
