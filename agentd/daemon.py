@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from agentd import __version__, platforms
+from agentd.ageing import AgeingClock
 from agentd.config import Config, Destination, Loaded, Secret
 from agentd.control import DaemonControl
 from agentd.delivery.backoff import Backoff
@@ -309,14 +310,13 @@ class Daemon:
         )
 
     async def _housekeeping(self, spool: Spool, sink: SpoolSink) -> None:
-        begun_us, begun = now_us(), time.monotonic()
+        clock = AgeingClock(now_us(), time.monotonic())
         keep_us = int(self.config.runs.keep * 1e6)
         ticks = 0
         while True:
             await asyncio.sleep(_TICK_S)
             ticks += 1
-            # what is old is judged by a clock that can't jump ahead: a wrong date for a second must not end a run's id
-            ageing_us = min(now_us(), begun_us + int((time.monotonic() - begun) * 1e6))
+            ageing_us = clock.now_us(now_us(), time.monotonic())
             spool.tick(ageing_us, keep_us)
             if ticks % _VACUUM_EVERY_TICKS == 0:
                 spool.drop_rows(Table.STREAM, sink.prune(ageing_us - _STREAM_KEEP_US))

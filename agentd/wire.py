@@ -123,9 +123,7 @@ def decode_message(data: bytes) -> Message | Hello:
     except msgspec.ValidationError:
         return _bounded(_decode_carefully(data))
     except msgspec.DecodeError as error:
-        if _SURROGATE.search(data):
-            return _bounded(_decode_deep(data, _syntax(error)))  # a lone one costs its record only: Python writes them
-        raise WireError(_syntax(error), fatal=True) from None
+        return _bounded(_decode_broken(data, error))
     except RecursionError:
         return _bounded(_decode_deep(data))
 
@@ -139,8 +137,17 @@ def _bounded(message: Message | Hello) -> Message | Hello:
 def _decode_carefully(data: bytes) -> Message | Hello:
     try:
         return _decode_slowly(data)
+    except msgspec.DecodeError as error:
+        return _decode_broken(data, error)
     except RecursionError:
         return _decode_deep(data)
+
+
+def _decode_broken(data: bytes, error: msgspec.DecodeError) -> Message:
+    """What the parser refuses: no JSON, unless it is for a lone surrogate. Python writes those; one costs its record only."""
+    if _SURROGATE.search(data):
+        return _decode_deep(data, _syntax(error))
+    raise WireError(_syntax(error), fatal=True) from None
 
 
 def _decode_fast(data: bytes) -> Message | Hello:
@@ -174,8 +181,6 @@ def _decode_slowly(data: bytes) -> Message | Hello:
         return Message(envelope.seq, [_judge(raw) for raw in envelope.records])
     except msgspec.ValidationError as error:
         raise WireError(explain(error, b""), seq=seq) from None
-    except msgspec.DecodeError as error:
-        raise WireError(_syntax(error), fatal=True) from None
 
 
 def _judge(raw: Raw) -> Record | RecordError:

@@ -13,7 +13,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "agentd"
 
-VOCABULARY = {"records", "outcomes", "errors", "units", "wire", "explain", "identity", "paths", "queued", "exchange"}
+VOCABULARY = {
+    "records",
+    "outcomes",
+    "errors",
+    "units",
+    "wire",
+    "explain",
+    "identity",
+    "paths",
+    "queued",
+    "exchange",
+    "ageing",
+}
 EQUIPMENT = {"config", "variables", "metrics", "http", "logs", "systemd"}
 ROOMS = {"intake", "spool", "delivery", "platforms"}
 ROOT_ROOM = ""  # agentd/__init__.py: the version, and names that are loaded when they are asked for

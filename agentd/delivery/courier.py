@@ -30,6 +30,9 @@ log = logging.getLogger("agentd.delivery")
 _POISON_TRIES = 20  # promise 5: a batch that keeps failing with 5xx while others pass is cut up
 _POISON_S = 3600.0
 _ANSWER_CHARS = 2048
+# a lane that failed once or twice will go soon: to read its records from disk again would cost more (a third of the CPU in a
+# load with 10 % of 503)
+_PARK_AFTER_FAILURES = 3
 _RESERVED_S = 30.0  # how long to look away from a destination whose dead letters have no room
 
 
@@ -395,7 +398,8 @@ class Courier:
 
     def _hold(self, lane: Lane, hold: Hold, wait_s: float, reason: str) -> None:
         self.lanes.hold(lane, hold, self._clock() + wait_s, reason)
-        self._outbox.block(lane.key)
+        if hold is not Hold.BACKOFF or lane.failures >= _PARK_AFTER_FAILURES:
+            self._outbox.block(lane.key)
 
 
 def _death(cause: Cause, reason: str, lane: Lane, seal: Seal, answer: Response | Lost | None) -> Death:

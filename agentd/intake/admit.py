@@ -36,6 +36,9 @@ from agentd.records import (
 from agentd.wire import Rejected, deeper_than, encode
 
 FULL = "spool full"
+_TURNED_AWAY = (
+    256  # runs of one stream that wait for their first record to come again; it is written with each envelope
+)
 
 
 class Shelf(Protocol):
@@ -63,7 +66,7 @@ class Admitted(Struct):
     seen: list[bytes] = field(default_factory=list)
     repeats: list[tuple[int, bytes]] = field(default_factory=list)
     full: list[tuple[int, Record]] = field(default_factory=list)  # refused for want of room, with their places
-    full_keys: set[str] = field(default_factory=set)
+    full_keys: set[str] = field(default_factory=set)  # of records that found no room themselves
     turned_away: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -162,7 +165,9 @@ class Admission:
             raise _Refusal(Cause.SPOOL_FULL, FULL)
         if not all(self._shelf.room_for(route.name, size, loss) for route in routes):
             outcome.full_keys.add(key)
-            if loss is LossClass.KEEP:  # these come again; debug and info events may be given up by their sender
+            if (
+                loss is LossClass.KEEP and len(outcome.turned_away) < _TURNED_AWAY
+            ):  # these come again; debug and info events may be given up by their sender
                 outcome.turned_away.setdefault(key, digest(body))
             raise _Refusal(Cause.SPOOL_FULL, FULL)
         outcome.turned_away.pop(key, None)
@@ -185,9 +190,8 @@ class Admission:
         if place is None or local_id is None:
             return named
         for ref in self._shelf.owners(place[0], local_id):
-            default = self._table.default_agent(ref.destination)
-            known_as = {ref.agent, ref.agent or default}
-            if (named and named not in known_as) or self._is_stranger(ref, peer):
+            other = named and named != ref.agent and (ref.agent or named != self._table.default_agent(ref.destination))
+            if other or self._is_stranger(ref, peer):
                 whose = f"agent {ref.agent!r}" if ref.uid == peer.uid else "another user"
                 raise _Refusal(Cause.FOREIGN_REFERENCE, f"$.{place[1]}: belongs to {whose}")
             named = ref.agent

@@ -38,11 +38,12 @@ class Table:
     def __init__(self, routes: Iterable[Route]) -> None:
         self._routes = tuple(routes)
         self._names = frozenset(route.name for route in self._routes)
+        self._defaults = {route.name: route.default_agent for route in self._routes}
         self._known: dict[tuple[str, str], tuple[Route, ...]] = {}
 
     def default_agent(self, destination: str) -> str:
         """The destination's name for records that name no agent."""
-        return next((route.default_agent for route in self._routes if route.name == destination), "")
+        return self._defaults.get(destination, "")
 
     def route(self, kind: str, agent: str, to: str | Sequence[str] | None) -> tuple[Route, ...]:
         """The destinations of a record. Raises RecordError that says why nobody takes it."""

@@ -116,7 +116,7 @@ class SpoolSink:
         stream_of = None if key is None else self._stream_of(key)
         away = None if stream_of is None else stream_of.waiting_room(key[2] if key else 0)
         outcome = self.admission.admit(items, peer, origin, self._now_us(), away)
-        if stream_of is not None and outcome.full and message.seq is not None:
+        if stream_of is not None and outcome.full_keys and message.seq is not None:
             stream_of.turned_away_until = message.seq + MAX_UNANSWERED - 1
         ack = Ack(-1 if message.seq is None else message.seq, outcome.accepted, outcome.rejected)
         self._log_refusals(outcome, peer)

@@ -251,10 +251,10 @@ def _payload(value: Json, record_id: bytes | None) -> Raw:
     if record_id is None:
         return payload
     data = bytes(payload).strip()
-    if b"agentd_id" in data:
+    if b"agentd_id" in data or b"\\u" in data:  # a name may be written in escapes
         fields = msgspec.json.decode(data, type=dict[str, Raw])
-        fields.pop("agentd_id", None)
-        data = _encode(fields)
+        if fields.pop("agentd_id", None) is not None:
+            data = _encode(fields)
     rest = data[1:].lstrip()
     comma = b"" if rest == b"}" else b","
     return Raw(b'{"agentd_id":"' + text_of(record_id).encode() + b'"' + comma + rest)

@@ -10,6 +10,7 @@ Producer and sandbox share the machine with the daemon: the figures are those of
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -170,7 +171,7 @@ def judge(url: str, events: int, runs: int) -> dict[str, Any]:
             first.setdefault(key, event["payload"]["step"])
         steps = list(first.values())
         missing += expected - len(set(steps))
-        disordered += sum(1 for a, b in zip(steps, steps[1:], strict=False) if b != a + 1)
+        disordered += sum(1 for a, b in itertools.pairwise(steps) if b != a + 1)
     repeats = _get(f"{url}/_sandbox/repeats?min=2")
     keys = repeats if isinstance(repeats, dict) else {}
     changed = [

@@ -147,13 +147,13 @@ class SegmentDisk(diskcache.Disk):  # type: ignore[misc]  # the base class is un
             raise ValueError("segment keys are integers")
         return key, True
 
-    def get(self, key: int, raw: bool) -> int:
+    def get(self, key: int, raw: bool) -> int:  # noqa: FBT001 - diskcache calls it so
         """Return the key as callers know it; a row that is not raw was planted."""
         if not raw or type(key) is not int:
             raise ValueError("not a segment key")
         return key
 
-    def store(self, value: bytes, read: bool, key: int = 0) -> tuple[int, int, str | None, bytes | None]:
+    def store(self, value: bytes, read: bool, key: int = 0) -> tuple[int, int, str | None, bytes | None]:  # noqa: FBT001 - diskcache calls it so
         """Place a body and return the columns (size, mode, filename, value)."""
         if read or type(value) is not bytes:
             raise ValueError("segments are bytes")
@@ -164,7 +164,7 @@ class SegmentDisk(diskcache.Disk):  # type: ignore[misc]  # the base class is un
         self._folder_changed = True
         return len(value), MODE_BINARY, name, None
 
-    def fetch(self, mode: int, filename: str | None, value: bytes | None, read: bool) -> bytes:
+    def fetch(self, mode: int, filename: str | None, value: bytes | None, read: bool) -> bytes:  # noqa: FBT001 - diskcache calls it so
         """Return a body; a filename of any other shape was planted and is refused."""
         if mode == MODE_RAW and filename is None and type(value) is bytes:
             return value

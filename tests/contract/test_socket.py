@@ -16,7 +16,7 @@ import pytest
 
 from agentd.config import Config, Intake, Listen
 from agentd.errors import AlreadyRunning, RecordError, StateError, WireError
-from agentd.intake import Peer
+from agentd.intake import Peer, Waiting
 from agentd.intake.routes import build_app
 from agentd.intake.server import Server
 from agentd.wire import MAX_UNANSWERED, Ack, Rejected, frame, hello_answer
@@ -35,6 +35,7 @@ class FakeSink:
 
     def __init__(self):
         self.patient = False
+        self.full = False  # messages wait for room in a queue
         self.taken = []
         self.futures = []
         self.refused = []
@@ -61,7 +62,7 @@ class FakeSink:
         return hello_answer("0.1.0", 2**20, 41)
 
     def submit(self, message, peer, *, stream, origin, hold):
-        future = asyncio.get_running_loop().create_future()
+        future = Waiting() if self.full else asyncio.get_running_loop().create_future()
         self.taken.append((message, peer, stream, origin, hold))
         self.futures.append(future)
         if not self.patient:
@@ -550,6 +551,41 @@ async def test_held_message_stops_its_connection_alone(house):
     assert house.sink.records == 2000 + 39
     house.sink.finish(0)
     await house.sink.until(lambda: house.sink.records == 2001 + 39)
+
+
+async def test_connection_whose_message_waits_for_room_is_not_read(house):
+    """However small it is: behind a message that waits for room in a queue nothing of its connection is read, elsewhere all is."""
+    await house.start()
+    house.sink.patient = True
+    house.sink.full = True
+    holder = await house.client()
+    await holder.send(frame(RECORD))
+    await house.sink.until(lambda: len(house.sink.taken) == 1)
+    house.sink.full = False
+    for _ in range(20):
+        await holder.send(frame(RECORD))
+    other = await house.client()
+    for seq in range(1, 40):
+        await other.send(frame(envelope(seq)))
+        await house.sink.until(lambda seq=seq: len(house.sink.taken) == seq + 1)
+        house.sink.finish(seq)
+        assert (await other.frame())["seq"] == seq
+    house.sink.finish(0)
+    await house.sink.until(lambda: len(house.sink.taken) == 1 + 39 + 20)
+
+
+async def test_pipelined_messages_stop_at_the_one_that_waits(house):
+    """What came in one piece with a message that waits for room is handed on when that is done, in order."""
+    await house.start()
+    house.sink.patient = True
+    house.sink.full = True
+    client = await house.client()
+    await client.send(frame(RECORD) * 10)
+    for count in range(1, 11):
+        await house.sink.until(lambda count=count: len(house.sink.taken) == count)
+        await asyncio.sleep(0)
+        assert len(house.sink.taken) == count
+        house.sink.finish(count - 1)
 
 
 async def test_more_than_64_unanswered_envelopes_wait(house):

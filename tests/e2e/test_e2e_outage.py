@@ -116,6 +116,39 @@ def test_sigterm_with_the_platform_down_ends_in_time(world):
     assert daemon.drained()["delivered"] == 52
 
 
+def test_sigterm_waits_out_a_short_rest(world):
+    """Promise 7: a platform that asked for a second's rest is waited for, and what is queued is delivered."""
+    daemon = world.daemon(batch={"max_interval": "1h"}, shutdown={"drain_timeout": "20s"})
+    world.platform.faults("status=429,retry_after=1s,count=1")
+    with Frames(daemon) as client:
+        assert client.deliver(world.ledger, world.ledger.whole_run("r", 30)) == {}
+    wait_for(lambda: daemon.entries("waiting"), 10, daemon.books)
+    assert daemon.stop(15) == 0
+    assert len(world.platform.run("r")["events"]) == 30
+    assert world.platform.run("r")["status"] == "completed"
+    assert not daemon.entries("left")
+    daemon.start()
+    assert daemon.balanced()["delivered"] == 32
+
+
+def test_sigterm_does_not_wait_for_a_platform_that_is_away(world):
+    """Promise 7: where no connection is to be had the drain ends after a few tries, long before its time."""
+    daemon = world.daemon(batch={"max_interval": "1h"}, shutdown={"drain_timeout": "60s"})
+    with Frames(daemon) as client:
+        assert client.deliver(world.ledger, [world.ledger.start("r"), *world.ledger.events_of("r", 30)]) == {}
+        daemon_idle = lambda: daemon.books()["delivered"] == 1  # noqa: E731
+        wait_for(daemon_idle, 10, daemon.books)
+        world.platform.down()
+    began = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - began < 15
+    assert daemon.entries("left")
+    world.platform.up()
+    daemon.start()
+    assert daemon.drained()["delivered"] == 31
+    _end(world, daemon, "r")
+
+
 def test_a_second_sigterm_ends_the_wait(world):
     """Promise 7: a platform that takes its time is waited for, a second signal ends that, and nothing is lost by it."""
     daemon = world.daemon(shutdown={"drain_timeout": "50s"})

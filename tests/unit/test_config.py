@@ -543,6 +543,24 @@ def test_a_secret_file_that_is_none(tmp_path, place):
         Secret(file=str(tmp_path / place)).read({})
 
 
+@pytest.mark.parametrize(
+    "secret", ["hunter\n2", "hunter\r\n2", "hun\tter", "hunter\x00", "hunter\x7f", "hünter", "hun\u2028ter"]
+)
+def test_a_secret_that_no_header_can_carry(tmp_path, secret):
+    """Control characters, line breaks within, accents: refused at the start with the place, never with the secret."""
+    (tmp_path / "key").write_bytes(secret.encode())
+    (tmp_path / "key").chmod(0o600)
+    for place, env, name in (
+        (Secret(env="KEY"), {"KEY": secret}, "the variable KEY"),
+        (Secret(file=str(tmp_path / "key")), {}, "key"),
+        (Secret(credential="key"), {"CREDENTIALS_DIRECTORY": str(tmp_path)}, "key"),
+    ):
+        with pytest.raises(ConfigError, match=f"{name}: holds characters that no header can carry") as caught:
+            place.read(env)
+        assert caught.value.exit_code == 78
+        assert "hun" not in str(caught.value)
+
+
 def test_a_credential_of_systemd(tmp_path):
     """A credential lies where systemd says; its mode is systemd's affair."""
     (tmp_path / "agentos").write_text("hunter2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from types import SimpleNamespace
 from uuid import UUID
@@ -16,7 +17,10 @@ from agentd.intake import Peer
 from agentd.outcomes import Cause
 from agentd.queued import Death, Entry, Ref, Source
 from agentd.records import LossClass
+from agentd.spool import Table, letters, loader
 from agentd.spool.letters import letter_of
+from agentd.spool.store import Put, key_of
+from agentd.testing import MemoryStore
 
 OWNER = Peer(1000, 1000, 1)
 STRANGER = Peer(1001, 1001, 2)
@@ -108,6 +112,7 @@ def parts():
     config = Config(destinations={"cloud": Destination("agentos")}, security=Security(admin_uids=[77]))
     sink = SimpleNamespace(
         messages=3,
+        held=4,
         streams=SimpleNamespace(lost=lambda: {"no_daemon": 2}),
         admission=SimpleNamespace(accepted=10, refused={"invalid": 2, "spool_full": 0}),
     )
@@ -139,6 +144,7 @@ def test_the_status_holds_the_books(parts):
         "messages": 3,
         "accepted": 10,
         "refused": {"invalid": 2},
+        "held": 4,
         "lost_before_intake": {"no_daemon": 2},
     }
     assert (status["balanced"], status["state"]) == (True, "running")
@@ -235,6 +241,42 @@ async def test_dead_letters_are_found_by_what_is_asked(parts, asked, count):
     spool.letters = [letter(), letter(lane="run:other", cause=Cause.TOO_LARGE)]
     asked = {"destination": None, "run": None, "cause": None} | asked
     assert len(await control.dead_letters(limit=10, **asked, viewer=OWNER, admin=False)) == count
+
+
+async def test_a_record_is_spliced_into_the_answer_as_it_was_stored(parts):
+    """Dead letters may be many megabytes: they are shown byte for byte, and not decoded for it."""
+    control, spool, _ = parts
+    spool.letters = [msgspec.structs.replace(letter(), body=b'{"kind":"event", "payload":1.50}')]
+    found = await control.dead_letters(limit=10, destination=None, run=None, cause=None, viewer=OWNER, admin=False)
+    assert isinstance(found[0]["record"], msgspec.Raw)
+    assert b'"record":{"kind":"event", "payload":1.50}' in msgspec.json.encode(found)
+
+
+async def test_large_dead_letters_are_shown_only_as_far_as_an_answer_goes(parts, monkeypatch):
+    """Of a hundred letters of 800 kB the newest few MiB are answered, and no other is so much as decoded."""
+    control, spool, _ = parts
+    store, decoded = MemoryStore(), []
+    large = msgspec.structs.replace(letter(), body=b'{"payload":"' + b"x" * 800_000 + b'"}')
+    puts = [
+        Put(key_of(Table.DEAD, number), *letters.encode(msgspec.structs.replace(large, number=number)))
+        for number in range(1, 101)
+    ]
+    store.commit(puts, ())
+    decode = letters.decode
+    monkeypatch.setattr(letters, "decode", lambda value: decoded.append(1) or decode(value))
+
+    async def dead_letters(wanted, limit):
+        return loader._read_letters(store, wanted, limit)
+
+    spool.dead_letters = dead_letters
+    asked = {"destination": None, "run": None, "cause": None, "viewer": OWNER, "admin": False}
+    found = await control.dead_letters(limit=1000, **asked)
+    answer = msgspec.json.encode(found)
+    assert 4 * 2**20 < len(answer) < 5 * 2**20
+    assert len(found) == len(decoded) == 6
+    assert json.loads(answer)[0]["bytes"] == len(large.body)
+    assert [each.number for each in loader._read_letters(store, lambda _: True, 1000)] == list(range(100, 94, -1))
+    assert len(await control.dead_letters(limit=2, **asked)) == 2
 
 
 def test_what_couriers_report_reaches_the_metrics(parts):

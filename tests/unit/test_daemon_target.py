@@ -96,6 +96,6 @@ def test_a_destinations_identity_is_not_its_options():
 def test_an_option_that_the_platform_does_not_know_is_an_error(options):
     """A typing error in an option is found at the start, with what would be right."""
     with pytest.raises(
-        ConfigError, match=r"\[destinations.x.options\] .* ascend knows completion_route = sdk \| server"
+        ConfigError, match=r"\[destinations.x\] options: .* ascend knows completion_route = sdk \| server"
     ):
         target("ascend", options=options)

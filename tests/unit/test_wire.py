@@ -14,6 +14,7 @@ from agentd.errors import RecordError, WireError
 from agentd.records import KINDS, Event, RunStart
 from agentd.wire import (
     MAX_FRAME_BYTES,
+    MAX_RECORDS,
     Ack,
     Dialect,
     Hello,
@@ -36,6 +37,91 @@ DEEP = b'{"kind":"event","run_id":"r","type":"t","payload":' + b"[" * 5000 + b"]
 
 def errors(message):
     return [str(item) if isinstance(item, RecordError) else None for item in message.items]
+
+
+WRAPPED = [b'{"seq":7,"records":[%b]}', b' {"records" : [%b] , "seq" : 7 } ', b"[%b]"]
+
+
+# -- the number of records -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "right"), [(MAX_RECORDS - 1, True), (MAX_RECORDS, True), (MAX_RECORDS + 1, False)])
+@pytest.mark.parametrize("bad", [b"", b"," + BAD, b"," + DEEP, b',{"kind":"event","run_id":"\\ud800","type":"t"}'])
+@pytest.mark.parametrize("wrap", WRAPPED)
+def test_a_message_holds_a_bounded_number_of_records(count, right, bad, wrap):
+    """20,000 records are a message, 20,001 are refused with the seq, and the connection lives on; bad ones among them count too."""
+    assert MAX_RECORDS == 20_000
+    data = wrap % (b",".join([EVENT] * (count - bool(bad))) + bad)
+    seq = 7 if b"seq" in wrap else None
+    odd = b"records" in wrap[:12] and bad not in (b"", b"," + BAD)  # seq behind records that are cut by hand: not found
+    if odd:
+        with pytest.raises(WireError):
+            decode_message(data)
+    elif right:
+        message = decode_message(data)
+        assert (message.seq, len(message.items)) == (seq, count)
+    else:
+        with pytest.raises(WireError, match=f"{count} records in one message: expected at most 20000") as caught:
+            decode_message(data)
+        assert (caught.value.seq, caught.value.fatal) == (seq, False)
+
+
+# -- lone surrogates -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lone", [b"\\ud800", b"\\uDFFF", b"a\\udc80b", b"\\ud83dx", b"\\ud83d\\ud83d"])
+@pytest.mark.parametrize(
+    "place", [b'"type":"%b"', b'"type":"t","payload":{"a":["%b"]}', b'"type":"t","payload":{"%b":1}']
+)
+@pytest.mark.parametrize("wrap", WRAPPED[::2])
+def test_a_lone_surrogate_costs_its_record_alone(wrap, place, lone):
+    """Python writes a lone surrogate as an escape that is no text: that record is refused, its neighbours and the seq are kept."""
+    wrong = b'{"kind":"event","run_id":"r",' + place % lone + b"}"
+    message = decode_message(wrap % b",".join([EVENT, wrong, EVENT]))
+    assert message.seq == (7 if b"seq" in wrap else None)
+    assert [error is None for error in errors(message)] == [True, False, True]
+
+
+@pytest.mark.parametrize("bad", [BAD, DEEP], ids=["bad", "deep"])
+@pytest.mark.parametrize("wrap", WRAPPED[::2])
+def test_a_lone_surrogate_among_other_bad_records(wrap, bad):
+    """Whichever of them the parser meets first: each costs itself alone, and the seq is kept."""
+    lone = b'{"kind":"event","run_id":"r","type":"\\ud800"}'
+    for parts in ([bad, EVENT, lone, EVENT], [lone, EVENT, bad, EVENT]):
+        message = decode_message(wrap % b",".join(parts))
+        assert message.seq == (7 if b"seq" in wrap else None)
+        assert [error is None for error in errors(message)] == [False, True, False, True]
+
+
+def test_a_message_that_is_nothing_but_a_surrogate_is_no_reason_to_end_the_connection():
+    """A record alone, or an envelope whose seq stands behind its records, is refused as a whole; the connection lives on."""
+    wrong = b'{"kind":"event","run_id":"r","type":"\\ud800"}'
+    for data in (wrong, WRAPPED[1] % wrong):
+        with pytest.raises(WireError) as caught:
+            decode_message(data)
+        assert not caught.value.fatal
+
+
+def test_a_pair_of_surrogates_is_a_character():
+    """What is written in two escapes as JSON has it is text."""
+    message = decode_message(b'{"kind":"event","run_id":"r","type":"\\ud83d\\ude00"}')
+    assert message.items == [Event(run_id="r", type="\N{GRINNING FACE}")]
+
+
+def test_broken_json_beside_a_surrogate_is_fatal_all_the_same():
+    """An escape in it makes no message of what is none."""
+    with pytest.raises(WireError) as caught:
+        decode_message(b'{"seq":7,"records":[{"kind":"\\ud800"')
+    assert caught.value.fatal
+
+
+@pytest.mark.parametrize(
+    "data", [b"[" * 5000, b'{"seq":7,"records":' + b"[" * 5000, b'{"a":' * 5000, b"[" * 5000 + b"]" * 4999]
+)
+def test_nothing_but_brackets_is_an_error_of_ours(data):
+    """However deep it goes and wherever it ends, what is raised is a WireError and no RecursionError."""
+    with pytest.raises(WireError):
+        decode_message(data)
 
 
 # -- dialects and frames ---------------------------------------------------------------------------------------------------

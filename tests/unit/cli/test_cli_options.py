@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from agentd.cli import main
 from agentd.cli.options import find_socket
 from agentd.errors import ConfigError, StateError
 
@@ -49,6 +53,24 @@ def test_a_broken_configuration_that_was_named_is_an_error(tmp_path):
     """A named configuration is not passed over in silence."""
     with pytest.raises(ConfigError):
         find_socket(tmp_path / "missing.toml", {}, UID)
+
+
+@pytest.mark.parametrize("verb", [("config",), ("check",), ("run",), ("status",)])
+def test_a_configuration_that_this_user_may_not_read_is_a_bad_configuration(tmp_path, monkeypatch, verb):
+    """Exit code 78 and one sentence, as for any other bad configuration; it is no wrong use of the command line."""
+    path = _config(tmp_path, "")
+    may, open_ = os.access, Path.open
+    monkeypatch.setattr(os, "access", lambda at, *rest, **more: str(at) != str(path) and may(at, *rest, **more))
+
+    def closed(self, *arguments, **named):
+        if self == path:
+            raise PermissionError(13, "Permission denied", str(self))
+        return open_(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", closed)
+    done = CliRunner().invoke(main, ["--config", str(path), *verb])
+    assert done.exit_code == 78
+    assert f"{path}: Permission denied" in done.output
 
 
 def test_a_configuration_without_a_socket_leaves_it_to_the_usual_places(listening, monkeypatch):

@@ -35,7 +35,7 @@ class Rig:
         self.settings = Settings(
             name="cloud", api_key="aos_agent_secret", limits=limits,
             max_in_flight=settings.pop("max_in_flight", 8), backoff=Backoff(0.25, 60.0),
-            reference_wait_us=2_000_000, agent_of=lambda local: local or "agent-1", **settings,
+            reference_wait_us=2_000_000, agent_of=settings.pop("agent_of", lambda local: local or "agent-1"), **settings,
         )  # fmt: skip
         self.courier = Courier(
             self.settings, platform or platforms.load("agentos"), self.outbox, self.transport,

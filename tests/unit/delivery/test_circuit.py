@@ -75,13 +75,24 @@ def test_a_success_between_keeps_the_destination_open(circuit):
     assert circuit.health is Health.OK
 
 
-def test_three_403_with_nothing_between_pause_the_destination(circuit):
-    """Promise 5: 403 is the lane's affair until nothing else gets through."""
-    circuit.forbidden(0.0, "403")
-    circuit.forbidden(0.0, "403")
+def test_403_from_three_lanes_with_nothing_between_pause_the_destination(circuit):
+    """Promise 5: 403 is the lane's affair until three lanes have it and nothing gets through between."""
+    circuit.forbidden(0.0, "run:a", "403")
+    circuit.forbidden(0.0, "run:b", "403")
     assert circuit.health is Health.OK
-    circuit.forbidden(0.0, "403")
+    circuit.forbidden(0.0, "run:c", "403")
     assert (circuit.health, circuit.reason) == (Health.PAUSED, "403")
+
+
+def test_one_lanes_403_are_its_own_however_many(circuit):
+    """Promise 5: a lane that is forbidden again at each of its tries says nothing of the destination; a success counts anew."""
+    for _ in range(10):
+        circuit.forbidden(0.0, "run:a", "403")
+        circuit.forbidden(0.0, "run:b", "403")
+    assert circuit.health is Health.OK
+    circuit.delivered()
+    circuit.forbidden(0.0, "run:c", "403")
+    assert circuit.health is Health.OK
 
 
 def test_a_pause_probes_at_growing_intervals_up_to_the_cap(circuit):
@@ -117,6 +128,18 @@ def test_the_same_refusal_a_hundred_times_is_a_pause(circuit):
     assert refuse(circuit, 1) == [False]
     assert (circuit.health, circuit.reason) == (Health.PAUSED, "refuses everything: 400 no")
     assert refuse(circuit, 1) == [False]
+
+
+def test_refusals_are_the_same_whatever_ids_their_texts_name(circuit):
+    """Promise 5: status and code, up to the first colon, make the signature; a platform may name a record's id behind it."""
+    answers = [circuit.refused(0.0, f"run:{n}", f"400 INVALID: run {n} is not known") for n in range(100)]
+    assert answers == [True] * 99 + [False]
+    assert circuit.health is Health.PAUSED
+
+
+def test_another_code_under_the_same_status_is_another_refusal(circuit):
+    """Promise 5: what stands before the colon has to agree."""
+    assert all(circuit.refused(0.0, f"run:{n}", f"400 CODE_{n}: words") for n in range(500))
 
 
 def test_one_or_two_lanes_are_no_proof_against_the_destination(circuit):

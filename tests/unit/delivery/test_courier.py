@@ -441,6 +441,48 @@ async def test_what_comes_after_the_end_and_is_refused_is_run_ended(make_rig, st
     assert rig.outbox.causes() == {Cause.RUN_ENDED: 1}
 
 
+def ended_run(rig):
+    """A run that the platform knows and that has had its end."""
+    rig.outbox.know("run", "r", "p-r")
+    rig.put("run.complete", run_id="r")
+
+
+async def test_a_late_event_that_is_refused_after_a_doubt_is_dead(make_rig):
+    """Promise 5: an event after its run's end, answered 503 and then 409, is dead as `run_ended` and not booked as delivered."""
+    rig = make_rig(answer(), failing(503), failing(409))
+    ended_run(rig)
+    await rig.idle()
+    late = rig.put("event", run_id="r", type="late")
+    await rig.flush()
+    await rig.advance_until(lambda: rig.outbox.live == 0)
+    assert rig.paths == ["run/complete", "events", "events"]
+    assert [(entry, death.cause) for entry, death in rig.outbox.dead] == [(late, Cause.RUN_ENDED)]
+    assert late not in rig.outbox.delivered
+
+
+@pytest.mark.parametrize("doubt", [failing(503), NO_ANSWER], ids=["503", "no answer"])
+async def test_a_runs_end_that_conflicts_with_its_own_first_try_is_delivered(make_rig, doubt):
+    """Promise 5: the run had not ended before, so the 409 to its end's repeat says that the first try was taken."""
+    rig = make_rig(doubt, failing(409))
+    ended_run(rig)
+    await rig.idle()
+    await rig.advance_until(lambda: rig.outbox.live == 0)
+    assert rig.paths == ["run/complete"] * 2
+    assert (len(rig.outbox.delivered), rig.outbox.dead) == (1, [])
+
+
+async def test_a_second_end_of_an_ended_run_is_dead(make_rig):
+    """Promise 5: whatever became of its first try, the 409 to a second end is about the first end: dead as `run_ended`."""
+    rig = make_rig(answer(), failing(503), failing(409))
+    ended_run(rig)
+    await rig.idle()
+    second = rig.put("run.fail", run_id="r", error_message="after all")
+    await rig.idle()
+    await rig.advance_until(lambda: rig.outbox.live == 0)
+    assert rig.paths == ["run/complete", "run/fail", "run/fail"]
+    assert [(entry, death.cause) for entry, death in rig.outbox.dead] == [(second, Cause.RUN_ENDED)]
+
+
 # -- defects ---------------------------------------------------------------------------------------------------------------
 
 
@@ -458,6 +500,86 @@ async def test_an_adapter_that_raises_costs_its_lane_alone(make_rig, caplog):
     await rig.advance(8.1)
     assert rig.outbox.live == 0
     assert rig.outbox.dead == []
+
+
+class Fragile:
+    """AgentOS's adapter with a defect: it falls over records whose body has one of these words."""
+
+    def __init__(self, *words):
+        self._sound = platforms.load("agentos")
+        self._words = words
+
+    def __getattr__(self, name):
+        return getattr(self._sound, name)
+
+    def encode(self, call, items, context):
+        if any(word in item.body for item in items for word in self._words):
+            raise KeyError("a defect")
+        return self._sound.encode(call, items, context)
+
+
+@pytest.mark.parametrize("place", [0, 24, 49])
+async def test_an_adapter_that_falls_over_one_record_costs_that_one_alone(make_rig, caplog, place):
+    """A record that the adapter can't bear is dead as `unencodable`, with the defect in log and letter; all others go, in order."""
+    rig = make_rig(platform=Fragile(b'"poison"'))
+    entries = [*rig.events(place), rig.put("event", run_id="r", type="poison"), *rig.events(49 - place)]
+    await rig.flush()
+    await rig.idle(100)
+    [(dead, death)] = rig.outbox.dead
+    assert (dead, death.cause) == (entries[place], Cause.UNENCODABLE)
+    assert death.reason == "defect in the agentos adapter: KeyError('a defect')"
+    assert rig.outbox.delivered == [entry for entry in entries if entry is not dead]
+    assert (rig.outbox.live, rig.health) == (0, "ok")
+    assert "KeyError" in caplog.text
+
+
+async def test_an_adapter_that_falls_over_everything_buries_no_queue(make_rig):
+    """Promise 5: the same defect a hundred times from three lanes is a pause, not a purge; other records begin no new count."""
+    rig = make_rig(platform=Fragile(b"event"))
+    for number in range(300):
+        rig.events(1, f"run-{number % 6}")
+    await rig.flush()
+    await rig.until(lambda: rig.health == "paused")
+    await rig.idle(1000)
+    assert rig.outbox.causes() == {Cause.UNENCODABLE: 99}
+    assert rig.outbox.live == 201
+    for _ in range(20):
+        await rig.advance(60.1)
+    assert rig.outbox.causes() == {Cause.UNENCODABLE: 99}
+    assert rig.transport.requests == []
+
+
+async def test_an_adapter_that_falls_over_a_batch_but_no_record_rests_its_lane(make_rig):
+    """A defect that no record alone provokes buries none: the lane rests and is tried again."""
+
+    class Crowd(Fragile):
+        def encode(self, call, items, context):
+            if len(items) > 1:
+                raise KeyError("too many")
+            return self._sound.encode(call, items, context)
+
+    rig = make_rig(platform=Crowd())
+    rig.events(3)
+    await rig.flush()
+    assert (rig.outbox.live, rig.outbox.dead) == (3, [])
+    assert "defect: KeyError('too many')" in rig.courier.status()[1]
+
+
+async def test_refusals_that_name_ids_are_the_same_refusal(make_rig):
+    """Promise 5: a platform that puts a record's id into each refusal refuses everything all the same: the hundredth is a pause."""
+
+    def refuse(sent):
+        words = f"event {sent.json()['events'][0]['payload']['agentd_id']} is not allowed"
+        return answer(400, {"data": None, "error": {"code": "FORBIDDEN_TYPE", "message": words}})
+
+    rig = make_rig(then=refuse, max_events=1, max_request_events=1)
+    for number in range(300):
+        rig.events(1, f"run-{number % 6}")
+    await rig.until(lambda: rig.health == "paused")
+    await rig.idle(1000)
+    assert rig.outbox.causes() == {Cause.REJECTED: 99}
+    assert rig.outbox.live == 201
+    assert len({death.reason for _, death in rig.outbox.dead}) == 99
 
 
 async def test_no_key_in_repr_status_or_log(make_rig, caplog):

@@ -7,8 +7,10 @@ from uuid import UUID
 
 import pytest
 
+from agentd.delivery.lanes import Hold
 from agentd.exchange import Lost
 from agentd.outcomes import Cause
+from agentd.queued import Death
 from agentd.testing import MemoryOutbox, ScriptedTransport, answer
 
 LOST = Lost("no answer in time", sent=True)
@@ -156,6 +158,40 @@ async def test_a_child_run_waits_for_its_parent_in_another_lane(make_rig, starte
     assert rig.outbox.live == 0
 
 
+async def test_a_parent_that_is_introduced_within_the_wait_is_used(make_rig, started):
+    """A child that names a parent which nobody knows yet waits for it, and is sent with its name."""
+    rig = make_rig(started, answer(200, {"data": {"run_id": "p-2"}}))
+    rig.put("run.start", run_id="child", parent_run_id="parent")
+    await rig.advance(1.9)
+    assert rig.transport.requests == []
+    rig.put("run.start", run_id="parent")
+    await rig.idle()
+    assert [sent.json()["external_run_id"] for sent in rig.transport.requests] == ["parent", "child"]
+    assert rig.transport.requests[1].json()["parent_run_id"] == "p-1"
+    assert rig.outbox.live == 0
+
+
+async def test_runs_that_name_one_another_as_parent_go_all_the_same(make_rig, started):
+    """After `reference_wait` the run that was started first goes without its parent, and the other with it: no lane waits for ever."""
+    rig = make_rig(started, answer(200, {"data": {"run_id": "p-2"}}))
+    rig.put("run.start", run_id="a", parent_run_id="b")
+    rig.put("run.start", run_id="b", parent_run_id="a")
+    await rig.advance(1.9)
+    assert rig.transport.requests == []
+    await rig.advance_until(lambda: rig.outbox.live == 0, at_most=5)
+    sent = [(sent.json()["external_run_id"], sent.json().get("parent_run_id")) for sent in rig.transport.requests]
+    assert sent == [("a", None), ("b", "p-1")]
+
+
+async def test_a_run_that_is_its_own_parent_goes_without(make_rig, started):
+    """A run can't be its own parent: it goes without one, and without waiting."""
+    rig = make_rig(started)
+    rig.put("run.start", run_id="r", parent_run_id="r")
+    await rig.idle()
+    assert "parent_run_id" not in rig.transport.requests[0].json()
+    assert rig.outbox.live == 0
+
+
 async def test_a_dead_parent_is_left_out(make_rig):
     """An optional reference whose introducer is dead costs the field, not the record."""
     rig = make_rig(failing(409), answer(200, {"data": {"run_id": "p-2"}}))
@@ -182,6 +218,33 @@ async def test_with_a_dead_introducer_the_others_are_dead(make_rig):
     await rig.flush()
     assert rig.outbox.causes()[Cause.INTRODUCER_DEAD] == 3
     assert rig.outbox.live == 0
+
+
+async def test_a_learned_id_walks_over_no_lanes(make_rig, started):
+    """With 50,000 lanes in a backoff, an id that is learned releases the lanes that waited for references and looks at no other."""
+    rig = make_rig(started, answer(200, {"data": {"run_id": "p-2"}}))
+    lanes = rig.courier.lanes
+    for number in range(50_000):
+        lanes.hold(lanes.get(f"run:{number}"), Hold.BACKOFF, 1e9)
+    lanes._lanes = NoWalk(lanes._lanes)
+    rig.transport.hold()
+    rig.put("run.start", run_id="parent")
+    rig.put("run.start", run_id="child", parent_run_id="parent")
+    await rig.idle()
+    assert lanes.get("run:child").hold is Hold.REFERENCE
+    rig.transport.release()
+    await rig.idle()
+    assert rig.outbox.live == 0
+    assert rig.transport.requests[1].json()["parent_run_id"] == "p-1"
+
+
+class NoWalk(dict):
+    """Lanes may be looked up, and not walked over."""
+
+    def __iter__(self):
+        raise AssertionError("all lanes are walked over")
+
+    keys = values = items = __iter__
 
 
 # -- seals -----------------------------------------------------------------------------------------------------------------
@@ -282,6 +345,82 @@ async def test_a_parent_that_gets_a_name_later_does_not_change_a_sealed_child(ma
     assert "other bytes" not in caplog.text
 
 
+async def repeated(rig_class, *, first, then, put, script=()):
+    """What was sent for one batch before and after a restart with other settings."""
+    rig = rig_class(transport=ScriptedTransport(failing(503)), **first)
+    rig.start()
+    put(rig)
+    await rig.flush()
+    await rig.stop()
+    after = rig_class(outbox=rig.outbox.reopen(), transport=ScriptedTransport(*script), **then)
+    after.start()
+    await after.idle()
+    await after.stop()
+    assert after.outbox.live == 0
+    return rig.transport.requests[0], after.transport.requests[0]
+
+
+@pytest.mark.parametrize("inject_id", [True, False])
+async def test_another_inject_id_does_not_change_a_sealed_batch(rig_class, inject_id, caplog):
+    """Promise 4: whatever `inject_id` says by now, a batch that was sealed is repeated as it was."""
+    before, after = await repeated(
+        rig_class, first={"inject_id": inject_id}, then={"inject_id": not inject_id}, put=lambda rig: rig.events(3)
+    )
+    assert (b"agentd_id" in before.body) is inject_id
+    assert before == after
+    assert "other bytes" not in caplog.text
+
+
+async def test_a_change_of_inject_id_and_a_late_introducer_at_once(rig_class, caplog):
+    """Promise 4: events sealed under the platform's own id keep their bytes though the id has a name and the setting changed."""
+
+    def put(rig):
+        rig.put("event", run_id="r", type="t")
+        rig.clock.advance(2.01)
+
+    rig = rig_class(transport=ScriptedTransport(failing(503)))
+    rig.start()
+    put(rig)
+    await rig.flush()
+    await rig.stop()
+    outbox = rig.outbox.reopen()
+    outbox.know("run", "r", "p-r")
+    after = rig_class(outbox=outbox, inject_id=False)
+    after.start()
+    await after.idle()
+    await after.stop()
+    assert after.transport.requests == rig.transport.requests
+    assert "other bytes" not in caplog.text
+
+
+@pytest.mark.parametrize("agent", ["agent-2", ""])
+async def test_another_agent_id_does_not_change_a_sealed_start(rig_class, started, agent):
+    """Promise 4: a start that was sealed for one agent is repeated for it, though the destination names another, or none."""
+    before, after = await repeated(
+        rig_class,
+        first={},
+        then={"agent_of": lambda local: local or agent},
+        put=lambda rig: rig.put("run.start", run_id="r"),
+        script=[started],
+    )
+    assert before.json()["agent_id"] == "agent-1"
+    assert before == after
+
+
+async def test_a_sealed_end_is_repeated_though_its_run_has_died(make_rig):
+    """Promise 4: an end sealed under the platform's own id is repeated as sealed, also if a later run.start of that name is dead."""
+    rig = make_rig(failing(503), failing(409))
+    rig.put("run.complete", run_id="r")
+    await rig.advance(2.01)
+    assert rig.paths == ["run/complete"]
+    start = rig.put("run.start", run_id="r")
+    await rig.outbox.bury(None, [start], Death(Cause.REJECTED, "400"))
+    await rig.advance(1)
+    assert rig.transport.requests[0] == rig.transport.requests[1]
+    assert [(entry.kind, death.reason) for entry, death in rig.outbox.dead] == [("run.start", "400")]
+    assert rig.outbox.live == 0
+
+
 async def test_a_record_alone_has_its_own_id_as_key(make_rig, started):
     """Promise 4: one record's key is its id, so that a replay keeps it; several have a digest that none of them has."""
     rig = make_rig(started)
@@ -337,13 +476,31 @@ async def test_a_flush_sends_what_is_queued_now(make_rig):
     assert rig.outbox.live == 1
 
 
-@pytest.mark.parametrize(("said", "moving"), [(answer(), True), (Lost("x", sent=False), False), (failing(401), False)])
-async def test_a_drain_knows_when_waiting_is_of_no_use(make_rig, said, moving):
-    """Promise 7: at the end nobody waits for a destination that takes nothing."""
+@pytest.mark.parametrize(
+    ("said", "left_s", "moving"),
+    [
+        (answer(), 0.0, True),
+        (Lost("x", sent=False), 0.2, False), (Lost("x", sent=False), 0.25, True),
+        (answer(429, b"", retry_after="2"), 1.9, False), (answer(429, b"", retry_after="2"), 2.6, True),
+        (failing(401), 1e6, False),
+    ],
+)  # fmt: skip
+async def test_a_drain_knows_when_waiting_is_of_no_use(make_rig, said, left_s, moving):
+    """Promise 7: at the end nobody waits for a destination that takes nothing before the drain's own end."""
     rig = make_rig(said)
     rig.events(50)
     await rig.idle()
-    assert rig.courier.moving() is moving
+    assert rig.courier.moving(rig.clock() + left_s) is moving
+
+
+async def test_a_drain_does_not_wait_for_a_destination_that_is_away(make_rig):
+    """Promise 7: after some waits in a row nobody believes in the next one, however near it is."""
+    rig = make_rig(then=Lost("x", sent=False))
+    rig.events(50)
+    await rig.idle()
+    assert rig.courier.moving(rig.clock() + 60)
+    await rig.advance_until(lambda: len(rig.transport.requests) == 4, step_s=0.25)
+    assert not rig.courier.moving(rig.clock() + 60)
 
 
 async def test_a_cancelled_courier_takes_its_requests_with_it(make_rig):

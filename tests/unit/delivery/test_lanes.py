@@ -112,6 +112,23 @@ def test_only_named_lanes_are_released(lanes):
     assert [lane.key for lane in lanes.waiting()] == ["b"]
 
 
+@pytest.mark.parametrize("other", [Hold.BACKOFF, Hold.FORBIDDEN, Hold.GATHERING])
+def test_lanes_that_wait_for_references_are_known(lanes, other):
+    """Those held for a reference now: not one that was released or touched, waits for something else since, or is forgotten."""
+    for key in ("waits", "released", "touched", "other", "expired", "gone"):
+        held(lanes, key, Hold.REFERENCE, 5.0 if key == "expired" else 10.0)
+    lanes.release(["released"])
+    lanes.touch("touched")
+    lanes.expire(5.0)
+    lanes.hold(lanes.get("other"), other, 10.0)
+    lanes.release(["gone"])
+    ready(lanes)
+    lanes.forget(lanes.get("gone"))
+    assert lanes.waiting_for_references() == ["waits"]
+    held(lanes, "released", Hold.REFERENCE)
+    assert sorted(lanes.waiting_for_references()) == ["released", "waits"]
+
+
 def test_an_idle_lane_is_forgotten_and_no_other(lanes):
     """Memory does not grow with the lanes ever seen; one that is ready, waits or is under way is kept."""
     held(lanes, "held", Hold.BACKOFF)

@@ -27,6 +27,7 @@ class FakeShelf:
 
     def __init__(self):
         self.room = 10**9
+        self.quotas = {}  # of destinations that have one of their own
         self.numbers = Counter()
         self.refs = {}
         self.stored = []  # (destination, entry) in the order of the commits
@@ -37,6 +38,9 @@ class FakeShelf:
 
     def room_for(self, destination, size, loss):
         return size <= self.room
+
+    def quota(self, destination):
+        return self.quotas.get(destination, 10**9)
 
     def number(self, destination):
         self.numbers[destination] += 1
@@ -112,9 +116,9 @@ class Intake:
             max_frame_bytes=1000, now_us=self.clock.now_us, clock=self.clock,
         )  # fmt: skip
 
-    def admit(self, data, peer=ME):
-        message = decode_message(data)
-        return self.admission.admit(list(enumerate(message.items)), peer, "frames", self.clock.now_us())
+    def admit(self, data, peer=ME, turned_away=None):
+        items = list(enumerate(decode_message(data).items))
+        return self.admission.admit(items, peer, "frames", self.clock.now_us(), turned_away)
 
     def submit(self, data, peer=ME, *, stream=None, hold=False):
         message = data if isinstance(data, Message) else decode_message(data)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from agentd.intake import Peer
 from agentd.intake.routing import Route
 from agentd.outcomes import Cause
-from agentd.records import LossClass
+from agentd.records import TIME_FIELDS, TYPES, LossClass
 
 ME = Peer(1000, 1000, 7)
 OTHER = Peer(1001, 1001, 8)
@@ -25,6 +26,10 @@ def event(run="r", **fields):
 
 def start(run="r", **fields):
     return json.dumps({"kind": "run.start", "run_id": run, **fields}).encode()
+
+
+def array(*records):
+    return b"[" + b",".join(records) + b"]"
 
 
 def reasons(outcome):
@@ -184,6 +189,31 @@ def test_a_second_start_of_a_foreign_run_is_refused(intake):
     assert intake.admit(start(), OTHER).accepted == 0
 
 
+def test_a_parent_of_another_user_is_refused(intake):
+    """A run may be the child of another agent's run, never of another user's; root may speak for anybody."""
+    intake.admit(start("theirs", agent_id="billing"), OTHER)
+    intake.admit(start("mine", agent_id="billing"))
+    assert reasons(intake.admit(start("a", parent_run_id="theirs"))) == [
+        (0, "$.parent_run_id: belongs to another user")
+    ]
+    assert intake.admission.refused == {Cause.FOREIGN_REFERENCE.value: 1}
+    assert intake.admit(start("b", agent_id="support", parent_run_id="mine")).accepted == 1
+    assert intake.admit(start("c", parent_run_id="nobodys")).accepted == 1
+    assert intake.admit(start("d", parent_run_id="theirs"), ROOT).accepted == 1
+
+
+@pytest.mark.parametrize(("named", "right"), [(None, True), ("agent-1", True), ("agent-2", False)])
+def test_who_starts_without_an_agent_is_the_default_one(make_intake, named, right):
+    """A run that was started without agent_id belongs to the destination's default agent: later records may name it so."""
+    intake = make_intake(Route("one", RUNS, frozenset({"run.start"}), default_agent="agent-1"))
+    [first] = intake.admit(start()).copies["one"]
+    outcome = intake.admit(event(**({} if named is None else {"agent_id": named})))
+    assert reasons(outcome) == ([] if right else [(0, "$.run_id: belongs to agent ''")])
+    if right:
+        [later] = outcome.copies["one"]
+        assert (later.lane, later.agent) == (first.lane, first.agent) == ("run:r", "")
+
+
 def test_an_unknown_reference_is_taken(intake):
     """An id that nothing has introduced is taken: delivery waits for its introducer, or it is the platform's own."""
     assert intake.admit(event("their-own")).accepted == 1
@@ -193,13 +223,91 @@ def test_an_unknown_reference_is_taken(intake):
 
 
 def test_a_full_queue_is_answered_per_record(intake):
-    """Promise 6: what finds no room is refused by name, and its record is given back; smaller ones may fit."""
+    """Promise 6: what finds no room is refused by name, and its record is given back; smaller ones of other runs may fit."""
     intake.shelf.room = 300
-    outcome = intake.admit(b"[" + b",".join([event(), event(payload="x" * 300), event()]) + b"]")
+    outcome = intake.admit(array(event(), event(payload="x" * 300), event("other")))
     assert outcome.accepted == 2
     assert reasons(outcome) == [(1, "spool full")]
     assert [index for index, _ in outcome.full] == [1]
     assert intake.admission.refused == {"spool_full": 1}
+
+
+def test_what_finds_no_room_is_not_overtaken_by_its_run(make_intake):
+    """Promise 2: within a message nothing of a run is taken behind a record of it that found no room, wherever it goes to."""
+    intake = make_intake(Route("one", RUNS), Route("two", RUNS))
+    intake.shelf.room_for = lambda name, _size, _loss: name == "two"
+    outcome = intake.admit(
+        array(event(to="two"), event(to="one"), event(to="two"), event("other", to="two"), event(to="two"))
+    )
+    assert outcome.accepted == 2
+    assert [index for index, _ in outcome.full] == [1, 2, 4]
+    assert [json.loads(entry.body)["run_id"] for entry in outcome.copies["two"]] == ["r", "other"]
+
+
+@pytest.mark.parametrize(("level", "waits"), [("warn", True), ("error", True), ("info", False), ("debug", False)])
+def test_a_stream_remembers_what_has_to_come_first(intake, level, waits):
+    """Promise 2: what must not be lost comes again, and its run waits for it in later messages; what may be lost holds up nobody."""
+    away = {}
+    intake.shelf.room = 300
+    large = event(payload="x" * 300, level=level)
+    assert intake.admit(large, turned_away=away).accepted == 0
+    assert intake.admit(event(), turned_away=away).accepted == (not waits)
+    assert intake.admit(event("other"), turned_away=away).accepted == 1
+    intake.shelf.room = 10**9
+    assert intake.admit(event(), turned_away=away).accepted == (not waits)
+    assert intake.admit(large, turned_away=away).accepted == 1
+    assert away == {}
+    assert intake.admit(event(), turned_away=away).accepted == 1
+
+
+@pytest.mark.parametrize("room", [10**9, 0])
+def test_what_can_never_fit_is_refused_at_once(make_intake, room):
+    """A record above a destination's own max_bytes would wait for ever: it is refused with that reason, full or not."""
+    intake = make_intake(Route("one", RUNS), Route("two", RUNS))
+    intake.shelf.room = room
+    body = len(event(payload="x" * 300).replace(b" ", b""))
+    intake.shelf.quotas["two"] = body + 63
+    outcome = intake.admit(event(payload="x" * 300))
+    assert reasons(outcome) == [(0, f"$: {body} bytes, above max_bytes of destination two")]
+    assert (outcome.full, outcome.copies, dict(intake.admission.refused)) == ([], {}, {"invalid": 1})
+    intake.shelf.quotas["two"] += 1
+    intake.shelf.room = 10**9
+    assert intake.admit(event(payload="x" * 300)).accepted == 1
+
+
+# -- times -----------------------------------------------------------------------------------------------------------------
+
+TIMES = [
+    ("event", "occurred_at", {"run_id": "r", "type": "t"}),
+    ("span", "started_at", {"run_id": "r", "span_id": "s", "name": "n"}),
+    ("span", "ended_at", {"run_id": "r", "span_id": "s", "name": "n"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "field", "fields"), TIMES)
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-00:01"])
+def test_a_time_without_a_utc_form_is_refused(make_intake, kind, field, fields, time):
+    """A moment before the year 1 or after 9999 in UTC could never be sent: it is refused at once, and its field is named."""
+    intake = make_intake(Route("one", RUNS | {"span"}))
+    outcome = intake.admit(array(json.dumps({"kind": kind, field: time, **fields}).encode(), event()))
+    assert reasons(outcome) == [(0, f"$.{field}: out of range in UTC")]
+    assert (outcome.accepted, dict(intake.admission.refused)) == (1, {"invalid": 1})
+
+
+@pytest.mark.parametrize(("kind", "field", "fields"), TIMES)
+def test_times_are_kept_in_utc(make_intake, kind, field, fields):
+    """What is stored is the same moment in UTC, so that nothing that is sent later needs an offset."""
+    intake = make_intake(Route("one", RUNS | {"span"}))
+    for time in ("2026-01-31T12:00:00.5+05:30", "2026-01-31T06:30:00.5Z"):
+        [entry] = intake.admit(json.dumps({"kind": kind, field: time, **fields}).encode()).copies["one"]
+        assert json.loads(entry.body)[field] == "2026-01-31T06:30:00.500000Z"
+
+
+def test_every_time_of_every_kind_is_looked_at():
+    """A time field that is added to a kind is normalised too."""
+    for kind, record in TYPES.items():
+        times = {field.name for field in msgspec.structs.fields(record) if "datetime" in str(field.type)}
+        assert set(TIME_FIELDS[kind]) == times, kind
 
 
 def test_a_record_goes_everywhere_or_nowhere(make_intake):

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from agentd.errors import WireError
-from agentd.intake import Peer, streams
+from agentd.intake import Peer, Waiting, streams
+from agentd.intake.routing import Route
 from agentd.intake.streams import Streams
 from agentd.wire import Ack, Hello, Rejected
 
@@ -15,6 +16,9 @@ ME = Peer(1000, 1000, 7)
 OTHER = Peer(1001, 1001, 8)
 ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 STREAM = "3e0f4a3a-0000-7000-8000-000000000000"
+
+
+RUNS = frozenset({"run.start", "event"})
 
 
 def event(type_="t", **fields):
@@ -115,9 +119,33 @@ async def test_a_seq_that_is_too_old_is_an_error(intake):
         intake.submit(envelope(seq, event()), stream=STREAM)
     intake.shelf.commit()
     await intake.idle()
-    with pytest.raises(WireError, match="more than 64 behind") as caught:
+    with pytest.raises(WireError, match="no outcome of 1 is kept") as caught:
         intake.submit(envelope(1, event()), stream=STREAM)
     assert caught.value.seq == 1
+
+
+async def test_a_hello_alone_opens_no_stream(intake):
+    """A client that says hello and sends nothing takes no place in memory or on disk; its first envelope opens its stream."""
+    for number in range(100):
+        assert intake.sink.hello(Hello(hello=1, stream=f"s{number}"), ME)["last_seq"] == 0
+    assert (len(intake.sink.streams), intake.shelf.rows) == (0, 0)
+    intake.submit(envelope(1, event()), stream="s7")
+    intake.shelf.commit()
+    assert (len(intake.sink.streams), intake.shelf.rows) == (1, 1)
+    assert intake.sink.hello(Hello(hello=1, stream="s7"), ME)["last_seq"] == 1
+
+
+async def test_silent_streams_are_pruned(intake):
+    """A stream that was silent for long is forgotten, and its row is given back; one that spoke since stays."""
+    intake.submit(envelope(1, event()), stream="silent")
+    intake.clock.advance(100)
+    intake.submit(envelope(1, event()), stream="lively")
+    intake.shelf.commit()
+    row, _ = intake.sink.streams.get(ME.uid, "silent")
+    assert intake.sink.prune(intake.clock.now_us() - 10**6) == [row]
+    assert intake.sink.streams.get(ME.uid, "silent") is None
+    assert intake.sink.streams.get(ME.uid, "lively") is not None
+    assert intake.sink.hello(Hello(hello=1, stream="silent"), ME)["last_seq"] == 0
 
 
 def test_a_hello_tells_and_is_told(intake):
@@ -256,6 +284,151 @@ async def test_nothing_overtakes_what_waits(intake):
     await intake.idle()
     assert types(intake) == ["large", "small"]
     await intake.sink.close()
+
+
+async def test_a_large_record_is_not_overtaken_by_its_run(intake):
+    """Promise 2: in a queue that is nearly full the smaller ones behind a large one of their run wait with it, message by message."""
+    intake.shelf.room = 300
+    futures = [
+        intake.submit(event("a"), hold=True),
+        intake.submit(array(event("large", payload="x" * 300), event("b")), hold=True),
+    ]
+    futures += [intake.submit(event(type_), hold=True) for type_ in ("c", "d")]
+    intake.shelf.commit()
+    await intake.idle()
+    assert types(intake) == ["a"]
+    assert intake.sink.held == 4
+    intake.shelf.make_room(400)  # still not enough
+    await intake.idle()
+    intake.shelf.commit()
+    assert types(intake) == ["a"]
+    intake.shelf.make_room()
+    await intake.idle()
+    intake.shelf.commit()
+    await intake.idle()
+    assert types(intake) == ["a", "large", "b", "c", "d"]
+    assert [(await future).accepted for future in futures] == [1, 2, 1, 1]
+    assert intake.sink.held == 0
+    await intake.sink.close()
+
+
+async def test_what_waits_holds_up_no_other_run_and_no_other_destination(make_intake):
+    """Promise 2: a full destination is no reason to hold up another, nor a run another; within a message too."""
+    intake = make_intake(Route("one", RUNS), Route("two", RUNS))
+    intake.shelf.room_for = lambda name, size, _loss: name == "two" or size < 300
+    large = {"payload": "x" * 300, "to": "one"}
+    waiting = intake.submit(array(event("large", **large), event("other", run_id="s", to="one")), hold=True)
+    futures = [
+        intake.submit(event("two", run_id="t", to="two"), hold=True),
+        intake.submit(event("small", run_id="u", to="one"), hold=True),
+        intake.submit(event("later", run_id="s", to="one"), hold=True),
+    ]
+    intake.shelf.commit()
+    await intake.idle()
+    assert types(intake) == ["other", "two", "small", "later"]
+    assert all(future.done() for future in futures)
+    assert not waiting.done()
+    # what waits behind it for room of its own goes as soon as that is there, though the first still waits
+    intake.shelf.room_for = lambda name, _size, _loss: False
+    second = intake.submit(event("second", run_id="v", to="two"), hold=True)
+    await intake.idle()
+    assert not second.done()
+    intake.shelf.room_for = lambda name, _size, _loss: name == "two"
+    intake.shelf.make_room()
+    await intake.idle()
+    intake.shelf.commit()
+    assert (await second).accepted == 1
+    assert not waiting.done()
+    await intake.sink.close()
+
+
+async def test_only_who_waits_for_room_is_not_read(intake):
+    """The future of a message that waits for room is a `Waiting`, by which a connection knows that it is not to be read."""
+    intake.shelf.room = 300
+    assert not isinstance(intake.submit(event("a"), hold=True), Waiting)
+    assert isinstance(intake.submit(event("large", payload="x" * 300), hold=True), Waiting)
+    assert isinstance(intake.submit(event("b"), hold=True), Waiting)
+    assert not isinstance(intake.submit(event("c", run_id="other"), hold=True), Waiting)
+    assert not isinstance(intake.submit(envelope(1, event("d", run_id="third"))), Waiting)
+    await intake.sink.close()
+
+
+# -- order of what is refused ----------------------------------------------------------------------------------------------
+
+
+async def answers(intake, *envelopes):
+    """Accepted and refused places of envelopes that were all under way together."""
+    futures = [intake.submit(data, stream=STREAM) for data in envelopes]
+    intake.shelf.commit()
+    found = []
+    for future in futures:
+        ack = await future
+        found.append((ack.accepted, [rejected.index for rejected in ack.rejected]))
+    return found
+
+
+async def test_a_refused_warn_is_not_overtaken_by_its_run(intake):
+    """Promise 2: neither in its envelope nor in those that were under way does anything of its run go past it; other runs do."""
+    intake.shelf.room = 300
+    warn = event("warn", level="warn", payload="x" * 300)
+    found = await answers(
+        intake,
+        envelope(1, event("a"), warn, event("b"), event("other", run_id="s")),
+        envelope(2, event("c"), event("other", run_id="s")),
+        envelope(64, event("d")),
+    )
+    assert found == [(2, [1, 2]), (1, [0]), (0, [0])]
+    intake.shelf.room = 10**9
+    # what the client sends again, in its order, is taken in that order
+    assert await answers(intake, envelope(65, warn, event("b"), event("c"), event("d"))) == [(4, [])]
+    assert types(intake) == ["a", "other", "other", "warn", "b", "c", "d"]
+
+
+async def test_room_alone_does_not_let_a_run_past_its_refused_warn(intake):
+    """Promise 2: room that comes between two envelopes under way opens no gap: the run waits for the record that came first."""
+    intake.shelf.room = 300
+    warn = event("warn", level="warn", payload="x" * 300)
+    intake.submit(envelope(1, warn), stream=STREAM)
+    intake.shelf.room = 10**9
+    assert await answers(intake, envelope(2, event("b"))) == [(0, [0])]
+    assert await answers(intake, envelope(3, warn, event("b"))) == [(2, [])]
+    assert types(intake) == ["warn", "b"]
+
+
+async def test_a_client_that_gives_a_record_up_is_not_held_to_it_for_ever(intake):
+    """After 64 envelopes everything is known to have been answered: a run whose refused record never came again goes on."""
+    intake.shelf.room = 300
+    await answers(intake, envelope(1, event("warn", level="warn", payload="x" * 300)))
+    assert await answers(intake, envelope(64, event("b")), envelope(65, event("c"))) == [(0, [0]), (1, [])]
+
+
+async def test_a_refused_warn_is_remembered_over_a_restart(intake):
+    """Promise 2: envelopes that were under way when the daemon died are judged as they would have been."""
+    intake.shelf.room = 300
+    await answers(intake, envelope(1, event("warn", level="warn", payload="x" * 300), event("other", run_id="s")))
+    [(_, row, value)] = [put for put in intake.shelf.puts if put[0] == "stream"]
+    known = Streams()
+    known.add(row, streams.decode(value))
+    intake.sink = intake.new_sink(known)
+    intake.shelf.room = 10**9
+    assert await answers(intake, envelope(2, event("b"), event("other", run_id="s"))) == [(1, [0])]
+
+
+async def test_another_stream_is_not_held_to_it(intake):
+    """What one client was refused is no affair of another's, whose records stand in no order with it."""
+    intake.shelf.room = 300
+    await answers(intake, envelope(1, event("warn", level="warn", payload="x" * 300)))
+    assert (await _committed(intake, envelope(1, event("b")), stream="another")).accepted == 1
+    assert (await _committed(intake, envelope(1, event("c")))).accepted == 1
+
+
+async def _committed(intake, data, **options):
+    future = intake.submit(data, **options)
+    intake.shelf.commit()
+    return await future
+
+
+# -- room comes ------------------------------------------------------------------------------------------------------------
 
 
 async def test_room_that_is_not_enough_lets_them_wait_on(intake):

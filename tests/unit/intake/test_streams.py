@@ -20,9 +20,30 @@ def test_the_last_64_outcomes_are_kept():
     assert stream.known(101) is None
     assert stream.known(100) == Ack(100, 100)
     assert stream.known(37) == Ack(37, 37)
-    with pytest.raises(WireError, match="seq 36: more than 64 behind 100") as caught:
+    with pytest.raises(WireError, match="seq 36: 100 was the last, and no outcome of 36 is kept") as caught:
         stream.known(36)
     assert caught.value.seq == 36
+
+
+def test_a_seq_that_was_skipped_has_no_outcome():
+    """A seq below the last that was never sent can't be told from one that is too old: it is refused, and the rule is named."""
+    stream = Stream(5, "s")
+    stream.record(Ack(1, 1), 7)
+    stream.record(Ack(3, 1), 7)
+    with pytest.raises(
+        WireError, match="seq 2: 3 was the last, and no outcome of 2 is kept; seq rises by one"
+    ) as caught:
+        stream.known(2)
+    assert caught.value.seq == 2
+
+
+def test_what_was_turned_away_is_remembered_for_envelopes_that_were_under_way():
+    """An envelope that was sent before its client could know of the refusal is held to it; a later one is not."""
+    stream = Stream(5, "s", turned_away={"run:r": b"d"}, turned_away_until=64)
+    assert streams.decode(streams.encode(stream)) == stream
+    assert stream.waiting_room(64) == {"run:r": b"d"}
+    assert stream.waiting_room(65) == {}
+    assert stream.turned_away == {}
 
 
 def test_a_stream_belongs_to_its_uid():

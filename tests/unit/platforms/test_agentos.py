@@ -143,7 +143,7 @@ def test_times_go_out_in_utc():
     assert sent(given)["events"][0]["occurred_at"] == "2026-01-31T06:30:00.500000Z"
 
 
-@pytest.mark.parametrize("raw", ["{}", "{ }", " { } ", '{"a":1}', ' {  "a" : 1 }', '{"agentd_id":"other"}', "\t{\n}"])
+@pytest.mark.parametrize("raw", ["{}", "{ }", " { } ", '{"a":1}', ' {  "a" : 1 }', '{"a":"agentd_id"}', "\t{\n}"])
 def test_the_id_is_the_first_key_of_the_payload(raw):
     """Promise 4: AgentOS keeps no key for events, so the record's id is the first payload key, the rest as it was sent."""
     payload = raw.replace("\\t", "\t").replace("\\n", "\n")
@@ -153,6 +153,27 @@ def test_the_id_is_the_first_key_of_the_payload(raw):
     found = dict(fields)["payload"]
     assert found[0] == ("agentd_id", str(RECORD_ID))
     assert found[1:] == list(json.loads(payload).items())
+
+
+@pytest.mark.parametrize(
+    ("raw", "rest"),
+    [
+        ('{"agentd_id":"other"}', "{}"),
+        ('{"a":1.50, "agentd_id":null,"b":[1, 2]}', '{"a":1.50,"b":[1, 2]}'),
+        ('{"\\u0061gentd_id":"other","agentd_id":7}', "{}"),
+        ('{"agentd\\u005fid":"other"}', "{}"),
+        ('{"a":{"agentd_id":"inner"}}', '{"a":{"agentd_id":"inner"}}'),
+    ],
+)
+def test_a_payloads_own_agentd_id_never_masks_ours(raw, rest):
+    """Promise 4: of two keys of one name a reader takes the last: one that the agent put there goes, all else stays as sent."""
+    given = item("event", raw=b'{"kind":"event","run_id":"r","type":"t","payload":' + raw.encode() + b"}")
+    body = body_of(given)
+    assert json.loads(body)["events"][0]["payload"] == {"agentd_id": str(RECORD_ID), **json.loads(rest)}
+    assert body.count(b"other") == 0
+    assert rest.removeprefix("{").encode() in body
+    unchanged = body_of(given, inject_id=False)
+    assert raw.encode() in unchanged
 
 
 def test_the_id_may_be_turned_off():
@@ -256,11 +277,17 @@ def test_references():
 OK = b'{"data":{},"error":null}'
 START = item("run.start", run_id="r")
 EVENT = item("event", run_id="r", type="t")
+TASK = item("task", run_id="r", task_id="t", name="n", status="running")
+ENDS = [
+    item("run.complete", run_id="r"),
+    item("run.fail", run_id="r", error_message="e"),
+    item("run.cancel", run_id="r"),
+]
 
 
-def verdict(status, body=b"", given=EVENT, *, maybe_taken=False, **headers):
+def verdict(status, body=b"", given=EVENT, *, maybe_taken=False, ended=False, **headers):
     answer = Response(status, headers, body if isinstance(body, bytes) else json.dumps(body).encode())
-    return AGENTOS.classify(AGENTOS.calls[given.kind], [given], answer, Attempt(0.0, maybe_taken))
+    return AGENTOS.classify(AGENTOS.calls[given.kind], [given], answer, Attempt(0.0, maybe_taken, ended))
 
 
 def error(code, message="words"):
@@ -309,10 +336,25 @@ def test_a_start_without_an_id_is_asked_again(data):
     assert isinstance(verdict(204, b"", START), Retry)
 
 
-def test_a_conflict_that_answers_our_own_repeat_is_delivered():
+@pytest.mark.parametrize("given", [TASK, *ENDS], ids=lambda given: given.kind)
+def test_a_conflict_that_answers_our_own_repeat_is_delivered(given):
     """Promise 5: 409 to a repeat of what may have been taken is a success; to a first try it is a refusal."""
-    assert verdict(409, error("CONFLICT"), maybe_taken=True) == Delivered()
-    assert verdict(409, error("CONFLICT")) == Reject("409 CONFLICT: words")
+    assert verdict(409, error("CONFLICT"), given, maybe_taken=True) == Delivered()
+    assert verdict(409, error("CONFLICT"), given) == Reject("409 CONFLICT: words")
+
+
+@pytest.mark.parametrize("given", [TASK, *ENDS], ids=lambda given: given.kind)
+def test_a_conflict_after_the_runs_end_is_no_answer_to_a_repeat(given):
+    """Promise 5: the run had ended before: its 409 says so, whatever became of an earlier try."""
+    assert verdict(409, error("CONFLICT"), given, maybe_taken=True, ended=True) == Reject("409 CONFLICT: words")
+
+
+@pytest.mark.parametrize("kind", ["event", "span"])
+def test_events_have_nothing_to_conflict_with_but_an_ended_run(kind):
+    """Promise 5: AgentOS keeps no key for events, so that 409 is never "I have these": they are not booked as delivered."""
+    fields = {"type": "t"} if kind == "event" else {"span_id": "s", "name": "n"}
+    given = item(kind, run_id="r", **fields)
+    assert verdict(409, error("CONFLICT"), given, maybe_taken=True) == Reject("409 CONFLICT: words")
 
 
 def test_a_conflict_about_a_start_names_no_run():

@@ -43,6 +43,18 @@ def test_list_files(library):
     assert library.call("list_files", {"pattern": "**/*.py"}) == ["alpha.py", "beta.py", "gamma.py"]
 
 
+def test_links_that_lead_outside_are_no_modules(library, tmp_path_factory):
+    """Debian links a module of its library to /etc: such a link is left out, one within the library stays."""
+    outside = tmp_path_factory.mktemp("etc") / "sitecustomize.py"
+    outside.write_text("import os\n")
+    (library.root / "sitecustomize.py").symlink_to(outside)
+    (library.root / "dangling.py").symlink_to(library.root / "nowhere.py")
+    (library.root / "also_alpha.py").symlink_to(library.root / "alpha.py")
+    names = library.call("list_files", {"pattern": "*.py"})
+    assert names == ["alpha.py", "also_alpha.py", "beta.py", "gamma.py"]
+    assert library.call("count", {"what": "lines", "files": names})["alpha.py"] == 12
+
+
 def test_read_file(library):
     """Length, beginning and public names of a module."""
     seen = library.call("read_file", {"name": "gamma.py", "lines": 1})
