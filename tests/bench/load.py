@@ -58,11 +58,13 @@ class Daemon:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send the signal and reap it, adding up what it used."""
         assert self.process is not None
+        # not getrusage's ru_maxrss: there a child begins with what its parent has at the fork
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        self.peak_kib = max([self.peak_kib, *(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))])
         self.process.send_signal(number)
         _, status, usage = os.wait4(self.process.pid, 0)
         self.process.returncode = os.waitstatus_to_exitcode(status)
         self.cpu_s += usage.ru_utime + usage.ru_stime
-        self.peak_kib = max(self.peak_kib, usage.ru_maxrss)
         return self.process.returncode
 
     def status(self) -> dict[str, Any]:

@@ -276,6 +276,7 @@ class Daemon:
 
     def signal(self, number: int) -> None:
         assert self.process is not None
+        self._note_peak()
         self.process.send_signal(number)
 
     def kill(self) -> None:
@@ -299,13 +300,20 @@ class Daemon:
         assert self.process.returncode is not None
         return self.process.returncode
 
+    def _note_peak(self) -> None:
+        """The kernel's own figure. Not getrusage's: there a child begins with what its parent has at the fork."""
+        assert self.process is not None
+        with contextlib.suppress(OSError, StopIteration):
+            lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+            line = next(line for line in lines if line.startswith("VmHWM:"))
+            self.peak_kib = max(self.peak_kib, int(line.split()[1]))
+
     def _reap(self, options: int = 0) -> int | None:
         assert self.process is not None
         if self.process.returncode is None:
-            pid, status, usage = os.wait4(self.process.pid, options)
+            pid, status = os.waitpid(self.process.pid, options)
             if pid:
                 self.process.returncode = os.waitstatus_to_exitcode(status)
-                self.peak_kib = max(self.peak_kib, usage.ru_maxrss)
         return self.process.returncode
 
     def destroy(self) -> None:
