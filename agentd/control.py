@@ -19,8 +19,8 @@ from agentd.intake.sink import SpoolSink
 from agentd.metrics import Metrics
 from agentd.outcomes import State
 from agentd.queued import Ref
-from agentd.spool import Letter, Spool
-from agentd.spool.letters import Brief
+from agentd.spool.letters import Brief, Letter
+from agentd.spool.spool import Spool
 from agentd.units import rfc3339
 from agentd.wire import CONTRACT
 

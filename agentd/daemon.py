@@ -42,7 +42,13 @@ from agentd.intake.server import Server
 from agentd.intake.sink import SpoolSink
 from agentd.intake.streams import Streams
 from agentd.logs import set_up
-from agentd.spool import Journal, Limits, Spool, SpoolOutbox, SpoolShelf, Table, open_spool
+from agentd.spool.journal import Journal
+from agentd.spool.ledger import Limits
+from agentd.spool.outbox import SpoolOutbox
+from agentd.spool.recovery import open_spool
+from agentd.spool.shelf import SpoolShelf
+from agentd.spool.spool import Spool
+from agentd.spool.tables import Table
 from agentd.variables import KEY_VARIABLES
 
 log = logging.getLogger("agentd")

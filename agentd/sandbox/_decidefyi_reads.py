@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs
 
-from agentd.sandbox import _decidefyi_records as records
-from agentd.sandbox import _decidefyi_rulebook as rulebooks
+import agentd.sandbox._decidefyi_records as records
+import agentd.sandbox._decidefyi_rulebook as rulebooks
 from agentd.sandbox._decidefyi_bodies import Refused, read_object
 from agentd.sandbox._decidefyi_store import Decision, Store
 from agentd.sandbox.faces import Call

@@ -18,8 +18,8 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Meta, Struct
 
-from agentd.sandbox import _decidefyi_reads as reads
-from agentd.sandbox import _decidefyi_records as records
+import agentd.sandbox._decidefyi_reads as reads
+import agentd.sandbox._decidefyi_records as records
 from agentd.sandbox._decidefyi_advice import Ai, advice, failure, mode_of, unusable
 from agentd.sandbox._decidefyi_bodies import (
     DIRECT,

@@ -24,10 +24,10 @@ from urllib.parse import parse_qs, quote, unquote
 import msgspec
 
 from agentd.errors import UsageError
-from agentd.sandbox import pages
 from agentd.sandbox.emulation import Emulation
 from agentd.sandbox.faces import Answer
 from agentd.sandbox.faults import Fault, fault_from, parse_fault
+from agentd.sandbox.pages import overview, run_page
 
 PREFIX = "/_sandbox"
 _HTML = "text/html; charset=utf-8"
@@ -87,13 +87,13 @@ def _page(emulation: Emulation, method: str, place: str, query: Query) -> Answer
         return None
     if not place:
         rows, requests = emulation.runs(_PAGE_ROWS), emulation.requests(_PAGE_ROWS)
-        text = pages.overview(emulation.state(), rows, requests, emulation.faults.listing(), emulation.switches())
+        text = overview(emulation.state(), rows, requests, emulation.faults.listing(), emulation.switches())
         return Answer(200, text.encode(), _HTML, _PAGE_HEADERS)
     if place.startswith("view/"):
         _, _, key = place.removeprefix("view/").partition("/")
         offset = query.number("offset") or 0
         run = emulation.run(unquote(key), _PAGE_ROWS, offset)
-        return Answer(200, pages.run_page(run, offset, _PAGE_ROWS).encode(), _HTML, _PAGE_HEADERS)
+        return Answer(200, run_page(run, offset, _PAGE_ROWS).encode(), _HTML, _PAGE_HEADERS)
     return None
 
 

@@ -20,9 +20,13 @@ from agentd.errors import SpoolFull
 from agentd.outcomes import Cause, State
 from agentd.queued import Death, Entry, Seal, Source
 from agentd.records import LossClass
-from agentd.spool import Journal, Limits, Table, compact, open_spool, segments
+from agentd.spool import compact, segments
 from agentd.spool import journal as journals
+from agentd.spool.journal import Journal
+from agentd.spool.ledger import Limits
+from agentd.spool.recovery import open_spool
 from agentd.spool.store import Store
+from agentd.spool.tables import Table
 from agentd.testing import MemoryStore
 
 SOURCE = Source("billing", 1000, 42, "frames")

@@ -10,7 +10,10 @@ from agentd.ageing import AgeingClock
 from agentd.outcomes import Learned
 from agentd.queued import Entry, Ref, Seal, Source
 from agentd.records import LossClass
-from agentd.spool import Journal, Limits, Table, open_spool
+from agentd.spool.journal import Journal
+from agentd.spool.ledger import Limits
+from agentd.spool.recovery import open_spool
+from agentd.spool.tables import Table
 from agentd.testing import FakeClock, MemoryStore
 
 YEAR_S = 366 * 86_400

@@ -17,9 +17,10 @@ from agentd.intake import Peer
 from agentd.outcomes import Cause
 from agentd.queued import Death, Entry, Ref, Source
 from agentd.records import LossClass
-from agentd.spool import Table, letters, loader
+from agentd.spool import letters, loader
 from agentd.spool.letters import letter_of
 from agentd.spool.store import Put, key_of
+from agentd.spool.tables import Table
 from agentd.testing import MemoryStore
 
 OWNER = Peer(1000, 1000, 1)

@@ -5,8 +5,11 @@ from itertools import count
 
 from agentd.queued import Entry, Seal, Source
 from agentd.records import LossClass
-from agentd.spool import Journal, Limits, open_spool, segments
+from agentd.spool import segments
 from agentd.spool.directory import Segment
+from agentd.spool.journal import Journal
+from agentd.spool.ledger import Limits
+from agentd.spool.recovery import open_spool
 from agentd.testing import MemoryStore
 
 SOURCE = Source("billing", 1000, 42, "frames")

@@ -7,11 +7,12 @@ import pytest
 from spool_kit import entry, seal_of, segment
 
 from agentd.records import LossClass
-from agentd.spool import Table, compact
+from agentd.spool import compact
 from agentd.spool.compact import MANY_TINY, choose
 from agentd.spool.directory import Segment
 from agentd.spool.segments import Directory
 from agentd.spool.store import DiskFull
+from agentd.spool.tables import Table
 
 KEEP, INFO = LossClass.KEEP, LossClass.INFO
 MIB = 2**20

@@ -12,11 +12,13 @@ from spool_kit import DAY_US, Harness, seal_of
 from agentd.errors import AlreadyRunning, ConfigError, SpoolDamaged, StateError
 from agentd.outcomes import Cause, State
 from agentd.queued import Death, Ref
-from agentd.spool import Journal, Limits, Table, open_spool
 from agentd.spool import journal as journals
 from agentd.spool.folder import Folder
+from agentd.spool.journal import Journal
+from agentd.spool.ledger import Limits
+from agentd.spool.recovery import open_spool
 from agentd.spool.store import DiskFull, Put, Store, key_of
-from agentd.spool.tables import FORMAT, Meta, decode_meta, encode_meta
+from agentd.spool.tables import FORMAT, Meta, Table, decode_meta, encode_meta
 from agentd.testing import MemoryStore
 
 LIMITS = Limits(

@@ -10,11 +10,13 @@ from agentd.errors import SpoolFull
 from agentd.outcomes import Cause, Learned, State
 from agentd.queued import DEAD, KNOWN, Death, Ref
 from agentd.records import LossClass
-from agentd.spool import Journal, Table, letters
 from agentd.spool import journal as journals
+from agentd.spool import letters
 from agentd.spool.committer import COMMIT_BYTES
 from agentd.spool.folder import FLOOR_BYTES, Folder
+from agentd.spool.journal import Journal
 from agentd.spool.store import Put, key_of, row_of
+from agentd.spool.tables import Table
 
 KEEP, INFO, DEBUG = LossClass.KEEP, LossClass.INFO, LossClass.DEBUG
 

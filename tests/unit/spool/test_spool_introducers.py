@@ -12,8 +12,12 @@ from agentd.delivery.ports import Outbox
 from agentd.outcomes import Cause, Learned, State
 from agentd.queued import DEAD, INTRODUCED, KNOWN, Death, Entry, Ref, Seal, Source
 from agentd.records import INTRODUCES, Record, kind_of, lane_of, loss_class
-from agentd.spool import Journal, Limits, SpoolOutbox, Table, open_spool
 from agentd.spool import journal as journals
+from agentd.spool.journal import Journal
+from agentd.spool.ledger import Limits
+from agentd.spool.outbox import SpoolOutbox
+from agentd.spool.recovery import open_spool
+from agentd.spool.tables import Table
 from agentd.testing import MemoryStore
 from agentd.wire import encode
 
