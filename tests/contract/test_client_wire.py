@@ -402,14 +402,14 @@ def test_an_idle_client_sleeps(daemon, client, monkeypatch):
     client.heartbeat()
     assert client.flush().ok
     link = client._channel._link
-    turns = []
-    turn = link._turn
-    monkeypatch.setattr(link, "_turn", lambda now: turns.append(now) or turn(now))
-    until(lambda: client._channel._idle)
-    time.sleep(0.05)
-    before = len(turns)
-    time.sleep(0.3)
-    assert len(turns) == before
+    waits = []
+    wait = link._wait
+    monkeypatch.setattr(link, "_wait", lambda timeout: waits.append(timeout) or wait(timeout))
+    client.heartbeat()
+    assert client.flush().ok
+    until(
+        lambda: client._channel._idle and waits[-1] is None
+    )  # without a time limit: only an emit or the daemon ends it
     client.heartbeat()
     assert client.flush().ok
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import time
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_sigterm_sends_what_is_not_yet_due(world):
     """Promise 7: SIGTERM flushes what waits for its batch to fill, and exits 0."""
     daemon = world.daemon(batch={"max_interval": "1h"})
     _accept(world, daemon, "a", 30)
-    time.sleep(0.2)
+    wait_for(lambda: daemon.books()["delivered"] == 1, 10, daemon.books)  # the start: it never waits for a batch
     assert daemon.balanced()["queued"] == 30
     begun = time.monotonic()
     assert daemon.stop() == 0
@@ -157,8 +158,11 @@ def test_a_second_sigterm_ends_the_wait(world):
     wait_for(lambda: daemon.books()["in_flight"] == 1, 10, daemon.books)
     daemon.signal(signal.SIGTERM)
     wait_for(lambda: daemon.entries("stopping"), 10)
-    time.sleep(0.5)
-    assert os.waitid(os.P_PID, daemon.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    ended = os.pidfd_open(daemon.process.pid)
+    try:
+        assert select.select([ended], [], [], 0.5)[0] == []
+    finally:
+        os.close(ended)
     begun = time.monotonic()
     assert daemon.stop() == 0
     assert time.monotonic() - begun < 3
