@@ -66,8 +66,10 @@ class Admitted(Struct):
     seen: list[bytes] = field(default_factory=list)
     repeats: list[tuple[int, bytes]] = field(default_factory=list)
     full: list[tuple[int, Record]] = field(default_factory=list)  # refused for want of room, with their places
-    full_keys: set[str] = field(default_factory=set)  # of records that found no room themselves
+    full_keys: set[tuple[str, LossClass]] = field(default_factory=set)  # of records that found no room themselves
     turned_away: dict[str, bytes] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)  # by destination, of what was accepted so far
+    hold: bool = False
 
 
 class _Refusal(Exception):  # noqa: N818 - a verdict, caught within this module
@@ -104,13 +106,17 @@ class Admission:
         origin: str,
         now_us: int,
         turned_away: dict[str, bytes] | None = None,
+        *,
+        hold: bool = False,
     ) -> Admitted:
         """Decide over the items of a message, each with its place in it.
 
-        A record that finds no room must not be overtaken by a later one of its run. Within the message that is seen to
-        here; `turned_away` does it for a stream: order key → digest of the record that has to come first.
+        A record that finds no room is not overtaken by a later one of its run. Only one that is never shed may still come
+        behind a debug or info event that was refused, since it may find room by shedding others of these; with `hold`,
+        where the refused wait here, nothing may. `turned_away` does the same for a stream, for records that are never
+        shed and so come again: order key → digest of the record that has to come first.
         """
-        outcome = Admitted(turned_away={} if turned_away is None else turned_away)
+        outcome = Admitted(turned_away={} if turned_away is None else turned_away, hold=hold)
         sources: dict[str, Source] = {}
         for index, item in items:
             try:
@@ -161,15 +167,19 @@ class Admission:
                 raise _Refusal(Cause.INVALID, f"$: {len(body)} bytes, above max_bytes of destination {route.name}")
         key = order_key(record)
         first = outcome.turned_away.get(key)
-        if key in outcome.full_keys or (first is not None and first != digest(body)):
+        if (
+            (key, LossClass.KEEP) in outcome.full_keys
+            or (key, loss) in outcome.full_keys
+            or (first is not None and first != digest(body))
+        ):
             raise _Refusal(Cause.SPOOL_FULL, FULL)
-        if not all(self._shelf.room_for(route.name, size, loss) for route in routes):
-            outcome.full_keys.add(key)
-            if (
-                loss is LossClass.KEEP and len(outcome.turned_away) < _TURNED_AWAY
-            ):  # these come again; debug and info events may be given up by their sender
+        if not all(self._shelf.room_for(r.name, outcome.sizes.get(r.name, 0) + size, loss) for r in routes):
+            outcome.full_keys.add((key, LossClass.KEEP if outcome.hold else loss))
+            if loss is LossClass.KEEP and len(outcome.turned_away) < _TURNED_AWAY:
                 outcome.turned_away.setdefault(key, digest(body))
             raise _Refusal(Cause.SPOOL_FULL, FULL)
+        for route in routes:
+            outcome.sizes[route.name] = outcome.sizes.get(route.name, 0) + size
         outcome.turned_away.pop(key, None)
 
     def _check_form(self, body: bytes) -> None:

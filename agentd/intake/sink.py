@@ -140,7 +140,7 @@ class SpoolSink:
 
     def _admit_held(self, held: _Held) -> Admitted:
         """Admit what finds room; the rest stays in `held.items`. The future is done with the last of it."""
-        outcome = self.admission.admit(held.items, held.peer, held.origin, self._now_us())
+        outcome = self.admission.admit(held.items, held.peer, held.origin, self._now_us(), hold=True)
         self._log_refusals(outcome, held.peer)
         full = {index for index, _ in outcome.full}
         self.admission.refused[Cause.SPOOL_FULL.value] -= len(full)  # they are not refused: they wait

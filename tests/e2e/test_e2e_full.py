@@ -89,6 +89,26 @@ def test_a_full_queue_refuses_what_may_not_be_shed(world, daemon):
         assert client.deliver(ledger, [ledger.end("r")]) == {}
 
 
+def test_a_frame_of_every_level_sheds_before_anything_else_is_refused(world, daemon):
+    """Promise 6: in a full queue, warnings and errors are refused only once no debug or info event of a closed commit is left."""
+    ledger = world.ledger
+    accepted = dict.fromkeys(("debug", "info", "warn", "error"), 0)
+    with Frames(daemon) as client:
+        for seq in range(1, 41):
+            records = [r for level in accepted for r in ledger.events_of("r", 5, level=level, size=1000)]
+            client.send({"seq": seq, "records": records})
+            refused = {one["index"] for one in client.receive().get("rejected", ())}
+            for index, record in enumerate(records):
+                accepted[record["level"]] += index not in refused
+            ledger.took([record for index, record in enumerate(records) if index not in refused])
+    books = daemon.balanced()
+    assert books["shed"] >= accepted["debug"] + accepted["info"] - 10  # those of the last frames may stand
+    assert books["queued_bytes"] <= books["max_bytes"]
+    assert accepted["warn"] + accepted["error"] > 2 * (accepted["debug"] + accepted["info"] - books["shed"])
+    world.platform.up()
+    daemon.drained()
+
+
 def test_who_asks_for_no_answer_is_not_read_while_the_queue_is_full(world, daemon):
     """Section 1: backpressure reaches a client that wants no answers; nothing of it is dropped, all goes through when there is room."""
     ledger = world.ledger

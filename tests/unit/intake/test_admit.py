@@ -12,6 +12,7 @@ from agentd.intake import Peer
 from agentd.intake.routing import Route
 from agentd.outcomes import Cause
 from agentd.records import TIME_FIELDS, TYPES, LossClass
+from agentd.wire import decode_message
 
 ME = Peer(1000, 1000, 7)
 OTHER = Peer(1001, 1001, 8)
@@ -316,3 +317,27 @@ def test_a_record_goes_everywhere_or_nowhere(make_intake):
     intake.shelf.room_for = lambda name, _size, _loss: name == "one"
     outcome = intake.admit(event())
     assert (outcome.accepted, outcome.copies) == (0, {})
+
+
+def test_a_refused_debug_event_does_not_turn_away_what_is_never_shed(intake):
+    """Promise 6: behind a debug or info event that finds no room a warning may still find some, by shedding others of these."""
+    intake.shelf.room_for = lambda _name, _size, loss: loss is LossClass.KEEP
+    outcome = intake.admit(array(event(level="debug"), event(level="info"), event(level="warn"), event(level="debug")))
+    assert [rejected.index for rejected in outcome.rejected] == [0, 1, 3]
+    assert [entry.loss for entry in outcome.copies["one"]] == [LossClass.KEEP]
+
+
+def test_what_waits_here_is_overtaken_by_nothing(intake):
+    """Promise 2: of a message that nobody answers, a record that has to wait keeps all of its run behind it."""
+    intake.shelf.room_for = lambda _name, _size, loss: loss is LossClass.KEEP
+    message = decode_message(array(event(level="debug"), event(level="warn"), event("other", level="warn")))
+    outcome = intake.admission.admit(list(enumerate(message.items)), ME, "lines", 0, hold=True)
+    assert [index for index, _ in outcome.full] == [0, 1]
+    assert [entry.lane for entry in outcome.copies["one"]] == ["run:other"]
+
+
+def test_a_message_may_not_take_more_than_there_is(intake):
+    """Promise 6: the records of one message count against the room one after the other, not each by itself."""
+    one = len(msgspec.json.encode({"kind": "event", "run_id": "r", "type": "t"})) + 64
+    intake.shelf.room = 3 * one + one // 2
+    assert intake.admit(array(*[event() for _ in range(10)])).accepted <= 3
