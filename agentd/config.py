@@ -88,6 +88,7 @@ def _printable(secret: str, place: str) -> str:
 
 class Listen(Struct, frozen=True, forbid_unknown_fields=True):
     socket: str = ""
+    http: str | None = None  # "127.0.0.1:4319": HTTP alone, loopback alone, with a token
     mode: str = "0660"
     group: str | None = None
 
@@ -142,8 +143,30 @@ class Memory(Struct, frozen=True, forbid_unknown_fields=True):
     budget: Size = Size(64 * 2**20)
 
 
+class GateConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    remember: Duration = Duration(86400)
+    follow: Duration = Duration(86400)
+
+
+class PeerRule(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which agents a uid on the Unix socket may speak for; a uid without a rule may speak for all."""
+
+    uid: int
+    agent_ids: list[str]
+
+
+class TokenRule(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the holder of a local token may do; without agents or destinations all of them."""
+
+    token: Secret
+    agent_ids: list[str] | None = None
+    destinations: list[str] | None = None
+
+
 class Security(Struct, frozen=True, forbid_unknown_fields=True):
     admin_uids: list[int] = []
+    peers: list[PeerRule] = []
+    tokens: list[TokenRule] = []
 
 
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
@@ -164,8 +187,10 @@ class Destination(Struct, frozen=True, forbid_unknown_fields=True):
     max_bytes: Size | None = None
     max_in_flight: int = 8
     timeout: Duration = Duration(30)
+    fail_mode: Literal["closed", "open"] = "closed"
     ordering: Literal["run", "agent", "none"] = "run"
     inject_id: bool = True
+    passthrough: Literal["agent", "admin"] = "agent"
     batch: Batch | None = None
 
     def accepts(self, known: Iterable[str]) -> frozenset[str]:
@@ -182,6 +207,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     dead_letters: DeadLetters = DeadLetters()
     journal: JournalConfig = JournalConfig()
     shutdown: Shutdown = Shutdown()
+    gate: GateConfig = GateConfig()
     runs: Runs = Runs()
     memory: Memory = Memory()
     security: Security = Security()

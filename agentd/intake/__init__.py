@@ -20,6 +20,19 @@ class Peer(Struct, frozen=True, gc=False):
     uid: int
     gid: int
     pid: int
+    token: int = -1  # over TCP: which of `[[security.tokens]]` it showed; -1 on the Unix socket
+
+    @property
+    def local(self) -> bool:
+        """Whether it came over the Unix socket: nobody who came over TCP is an admin or trusted, whatever its uid."""
+        return self.token < 0
+
+
+class Grant(Struct, frozen=True):
+    """What a peer may do: the agents that it may speak for (names or globs) and the destinations; None: all of them."""
+
+    agent_ids: tuple[str, ...] | None = None
+    destinations: frozenset[str] | None = None
 
 
 class Waiting(asyncio.Future[Ack]):

@@ -1,4 +1,7 @@
-"""The platforms: one adapter a file, found by its module's name, which is the word in the configuration."""
+"""The platforms: one adapter a file, found by its module's name, which is the word in the configuration.
+
+What an adapter has no room for stands beside it in `_NAME_*`: its gates, and what it takes from its unmodified SDK.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from agentd.exchange import Platform
 
 def names() -> list[str]:
     """Every platform that agentd speaks to."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base" and not m.name.startswith("_"))
 
 
 def load(name: str) -> Platform:
