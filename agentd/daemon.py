@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -168,11 +169,22 @@ def targets_of(config: Config, env: Mapping[str, str]) -> dict[str, Target]:
     return {name: Target(name, config, env) for name in config.destinations}
 
 
-class Daemon:
-    """One run of the daemon."""
+class Left(NamedTuple):
+    """What a destination's queue still held at the end, and why."""
 
-    def __init__(self, loaded: Loaded, env: Mapping[str, str]) -> None:
+    records: int
+    reason: str
+
+
+class Daemon:
+    """One run of the daemon. `ready` is set once it takes records; `left` says after the end what stays on disk, by destination."""
+
+    def __init__(self, loaded: Loaded, env: Mapping[str, str], *, handle_signals: bool = True) -> None:
+        """`handle_signals` False leaves SIGTERM and SIGINT to the caller, who ends it by `stop`."""
         self.loaded = loaded
+        self.ready = asyncio.Event()
+        self.left: dict[str, Left] = {}
+        self._handle_signals = handle_signals
         self.config = loaded.config
         self.targets = targets_of(self.config, env)
         self._stop = asyncio.Event()
@@ -181,7 +193,7 @@ class Daemon:
 
     async def run(self) -> int:
         """From start to end. Returns the exit status: 1 if a part of the daemon died, 0 otherwise."""
-        with _signals(self._on_signal):
+        with _signals(self.stop) if self._handle_signals else contextlib.nullcontext():
             async with contextlib.AsyncExitStack() as stack:
                 spool = await self._open_spool()
                 stack.push_async_callback(spool.close)
@@ -204,6 +216,7 @@ class Daemon:
                 log.info(
                     "agentd %s takes records at %s", __version__, self.config.listen.socket, extra={"action": "started"}
                 )
+                self.ready.set()
                 await self._stop.wait()
                 control.draining = True
                 log.info("stopping", extra={"action": "stopping"})
@@ -237,7 +250,8 @@ class Daemon:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _on_signal(self) -> None:
+    def stop(self) -> None:
+        """End in order; told a second time, without waiting for what can still be delivered."""
         if self._stop.is_set():
             self._hurry.set()
         self._stop.set()
@@ -338,9 +352,12 @@ class Daemon:
             if not any(spool.queues[name].live and courier.moving(deadline) for name, courier in couriers.items()):
                 break
             await asyncio.sleep(_POLL_S)
-        left = {name: queue.live for name, queue in spool.queues.items() if queue.live}
-        if left:
-            rest = ", ".join(f"{count} for {name}" for name, count in left.items())
+        for name, queue in spool.queues.items():
+            if queue.live:
+                reason = couriers[name].status()[1] if name in couriers else "not in the configuration"
+                self.left[name] = Left(queue.live, reason or "no time was left")
+        if self.left:
+            rest = ", ".join(f"{left.records} for {name}" for name, left in self.left.items())
             log.warning("%s stay on disk for the next start", rest, extra={"action": "left"})
 
 

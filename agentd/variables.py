@@ -23,7 +23,7 @@ class _Variables(Struct, frozen=True):
 
 
 # Without a configuration file these make a destination for each platform whose key is set
-_PLATFORM_VARIABLES = {
+PLATFORM_VARIABLES = {
     "agentos": _Variables(("AGENTOS_API_KEY",), ("AGENTOS_AGENT_ID",), ("AGENTOS_BASE_URL",)),
     "decisionos": _Variables(("DECISION_OS_API_KEY",), ("DECISION_OS_AGENT_ID",)),
     "decidefyi": _Variables(("DECIDE_API_KEY",)),
@@ -32,7 +32,7 @@ _PLATFORM_VARIABLES = {
     ),
     "aegis": _Variables(("AEGIS_API_KEY",), ("AEGIS_AGENT_ID",), ("AEGIS_API_URL",)),
 }
-KEY_VARIABLES: tuple[str, ...] = tuple(name for known in _PLATFORM_VARIABLES.values() for name in known.api_key)
+KEY_VARIABLES: tuple[str, ...] = tuple(name for known in PLATFORM_VARIABLES.values() for name in known.api_key)
 
 
 def overlay(table: dict[str, Any], env: Mapping[str, str]) -> None:
@@ -63,7 +63,7 @@ def _from_text(text: str) -> object:
 def destinations_of(env: Mapping[str, str]) -> dict[str, Any]:
     """A table for each platform whose key is set."""
     destinations: dict[str, Any] = {}
-    for platform, names in _PLATFORM_VARIABLES.items():
+    for platform, names in PLATFORM_VARIABLES.items():
         key = _first_set(names.api_key, env)
         if key is None:
             continue

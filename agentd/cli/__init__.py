@@ -21,6 +21,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 # verb → the module of this folder that holds a command of that name ("-" becomes "_"), in the order in which --help shows them
 VERBS = {
     "run": "run",
+    "sidecar": "sidecar",
+    "dev": "dev",
     "check": "check",
     "config": "config",
     "status": "status",

@@ -1,0 +1,112 @@
+"""A command beside a daemon in this very process: started when the daemon takes records, its signals and its status passed on.
+
+The daemon ends when the command has ended, and drains as it does on SIGTERM. A daemon that dies first leaves the command
+running, since an agent is worth more than its telemetry, and makes itself known in the log and by the exit status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from agentd.daemon import Daemon
+from agentd.errors import StateError
+
+# What a supervisor or a shell sends to a program that it wants to end, reload or resize
+_PASSED = (
+    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH,
+    signal.SIGCONT,
+)  # fmt: skip
+_FROM_THE_TERMINAL = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH, signal.SIGCONT})
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as a shell has them
+
+
+async def run_beside(daemon: Daemon, command: Sequence[str], env: Callable[[], Mapping[str, str]]) -> int:
+    """Run both to their end. Returns the command's exit status, 128 + n for one that signal n ended; 1 if the daemon died.
+
+    `env` is asked for when the daemon is up, so that it may tell the port that was found. Raises what the daemon's start
+    raises: then the command has not begun.
+    """
+    files = resource.getrlimit(
+        resource.RLIMIT_NOFILE
+    )  # the daemon lifts ours; the command keeps what it would have had
+    running = asyncio.create_task(daemon.run(), name="daemon")
+    ready = asyncio.create_task(daemon.ready.wait(), name="daemon's start")
+    await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
+    if not daemon.ready.is_set():
+        ready.cancel()
+        code = await running  # raises what ended it
+        raise StateError(f"the daemon ended with status {code} before it took records")
+    try:
+        code = await run_command(command, env(), files)
+    finally:
+        daemon.stop()
+        with _passing(daemon.stop):  # an impatient second SIGTERM ends the draining
+            failed = await running
+    return code or failed
+
+
+async def run_command(command: Sequence[str], env: Mapping[str, str], files: tuple[int, int] | None = None) -> int:
+    """Run a command with our signals passed on. Returns its exit status. `files` is the limit of open files to give it."""
+    try:
+        process = await asyncio.create_subprocess_exec(*command, env=dict(env))
+        if files is not None:
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(process.pid, resource.RLIMIT_NOFILE, files)
+    except FileNotFoundError:
+        sys.stderr.write(f"agentd: {command[0]}: not found\n")
+        return _NOT_FOUND
+    except OSError as error:
+        sys.stderr.write(f"agentd: {command[0]}: {error.strerror}\n")
+        return _NOT_EXECUTABLE
+    with _handing_on(process.pid):
+        code = await process.wait()
+    return code if code >= 0 else 128 - code
+
+
+@contextlib.contextmanager
+def _handing_on(pid: int) -> Iterator[None]:
+    """Signals that come to us go to the command; what a terminal sends, it sends to both of us already."""
+    loop = asyncio.get_running_loop()
+    numbers = [number for number in _PASSED if not (number in _FROM_THE_TERMINAL and _has_terminal())]
+    ignored = [number for number in (signal.SIGINT, signal.SIGQUIT) if number not in numbers]
+
+    def hand_on(number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    for number in numbers:
+        loop.add_signal_handler(number, hand_on, number)
+    for number in ignored:
+        loop.add_signal_handler(number, lambda: None)
+    try:
+        yield
+    finally:
+        for number in [*numbers, *ignored]:
+            loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def _passing(stop: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _has_terminal() -> bool:
+    """Whether we are in a terminal's foreground, which tells the whole group of an interrupt."""
+    try:
+        with open("/dev/tty", "rb") as terminal:  # noqa: PTH123 - Path.open is no shorter
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:
+        return False

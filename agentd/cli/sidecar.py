@@ -1,0 +1,132 @@
+"""`agentd sidecar -- COMMAND`: a daemon for one command, in this process, for as long as the command runs.
+
+The command finds agentd by `AGENTD_SOCKET`, and its platforms' own SDKs find it by their usual variables, with a local token of
+this run in place of the keys. If `AGENTD_SOCKET` is set already the command joins that daemon, and no other is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import msgspec
+
+from agentd.cli.options import config_option, load_config
+from agentd.config import Config, Loaded, Secret, TokenRule
+from agentd.errors import AgentdError, AlreadyRunning, StateError
+
+TOKEN_VARIABLE = "AGENTD_SIDECAR_TOKEN"  # noqa: S105 - where our own configuration finds it, in no environment but ours
+_NOT_DELIVERED = 75  # EX_TEMPFAIL, sysexits.h
+_TRIES = 5  # at a state folder that somebody else takes before us
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@config_option
+@click.option("--require-delivered", is_flag=True, help="Exit 75 if records remain undelivered at the end.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_context
+def sidecar(ctx: click.Context, require_delivered: bool, command: tuple[str, ...]) -> None:  # noqa: FBT001 - click's
+    """Run COMMAND with an agentd of its own beside it, and deliver what it said."""
+    if os.environ.get("AGENTD_SOCKET"):
+        ctx.exit(join(command, require_delivered=require_delivered))
+    ctx.exit(run_sidecar(load_config(), command, require_delivered=require_delivered))
+
+
+def run_sidecar(loaded: Loaded, command: tuple[str, ...], *, require_delivered: bool) -> int:
+    """Daemon and command to their ends. Returns the exit status; the last line says what remains."""
+    from agentd.cli.sidecar_state import settle
+    from agentd.daemon import targets_of
+    from agentd.logs import set_up
+
+    config = loaded.config
+    set_up(config.log.level, config.log.format)
+    targets = targets_of(config, os.environ)
+    identities = {name: target.identity for name, target in targets.items()}
+    folder, code, left = _run_where_it_is_free(loaded, Path(config.spool.directory) / "sidecars", identities, command)
+    if not left:
+        settle(folder)
+    sys.stderr.write(last_line(left, str(folder)) + "\n")
+    return _NOT_DELIVERED if left and require_delivered and code == 0 else code
+
+
+def _run_where_it_is_free(
+    loaded: Loaded, base: Path, identities: dict[str, str], command: tuple[str, ...]
+) -> tuple[Path, int, dict[str, tuple[int, str]]]:
+    """A folder that another one takes between our look and our lock is left to it; the command has not begun then."""
+    from agentd.cli.sidecar_state import choose
+
+    for tries_left in reversed(range(_TRIES)):
+        folder = choose(base, identities)
+        try:
+            return (folder, *run_in(loaded, folder, command))
+        except AlreadyRunning:
+            if not tries_left:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def run_in(loaded: Loaded, folder: Path, command: tuple[str, ...]) -> tuple[int, dict[str, tuple[int, str]]]:
+    """One run with its state in `folder`. Returns the command's status and what remains: destination → (records, why)."""
+    from agentd.cli.beside import run_beside
+    from agentd.cli.child_env import child_env
+    from agentd.daemon import Daemon
+
+    place = Path(tempfile.mkdtemp(prefix="agentd-sidecar-"))
+    token = secrets.token_urlsafe(32)
+    try:
+        ours = settings(loaded.config, socket=str(place / "agentd.sock"), folder=folder)
+        daemon = Daemon(
+            msgspec.structs.replace(loaded, config=ours), {**os.environ, TOKEN_VARIABLE: token}, handle_signals=False
+        )
+
+        def env() -> dict[str, str]:
+            return child_env(os.environ, loaded.config, ours.listen.socket, daemon.http_url, token)
+
+        code = asyncio.run(run_beside(daemon, command, env))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return code, {name: (left.records, left.reason) for name, left in daemon.left.items()}
+
+
+def settings(config: Config, *, socket: str, folder: Path) -> Config:
+    """The configuration of a sidecar: its own socket, loopback listener, token and state folder."""
+    rule = TokenRule(Secret(env=TOKEN_VARIABLE))
+    replace = msgspec.structs.replace
+    return replace(
+        config,
+        listen=replace(config.listen, socket=socket, http=config.listen.http or "127.0.0.1:0", mode="0600", group=None),
+        spool=replace(config.spool, directory=str(folder)),
+        security=replace(config.security, tokens=[*config.security.tokens, rule]),
+    )
+
+
+def last_line(left: dict[str, tuple[int, str]], folder: str) -> str:
+    """What remains, why and where."""
+    if not left:
+        return "agentd: everything was delivered"
+    total = sum(count for count, _ in left.values())
+    why = "; ".join(f"{count} for {name}: {reason}" for name, (count, reason) in left.items())
+    return f"agentd: {total} records remain in {folder} for the next sidecar ({why})"
+
+
+def join(command: tuple[str, ...], *, require_delivered: bool) -> int:
+    """Run the command beside the daemon that `AGENTD_SOCKET` names."""
+    from agentd.cli.ask import Daemon
+    from agentd.cli.beside import run_command
+
+    daemon = Daemon(os.environ["AGENTD_SOCKET"], 5.0)
+    try:
+        daemon.get("/healthz")
+    except AgentdError as error:
+        raise StateError(f"AGENTD_SOCKET is set, and no daemon answers there: {error}") from error
+    code = asyncio.run(run_command(command, os.environ))
+    waited = daemon.post("/v1/flush", timeout_s=15.0, until="delivered", timeout=10)
+    left = {name: (int(count), str(waited.get("reason") or "")) for name, count in (waited.get("left") or {}).items()}
+    sys.stderr.write(last_line(left, f"the daemon at {daemon.socket}") + "\n")
+    return _NOT_DELIVERED if left and require_delivered and code == 0 else code
