@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agentd.sandbox import Sandbox
 
 _KEY_VARIABLE = "AGENTD_DEV_KEY"  # where our own configuration finds the sandbox's key, in no environment but ours
-_NEEDS_A_UUID = frozenset({"agentos", "aegis"})  # these platforms give agents ids; the others take a name
+_KNOWS_ITS_AGENTS = frozenset({"agentos", "aegis", "decisionos"})  # of these platforms' agents the sandbox has one
 _BATCH = Batch(max_interval=Duration(0.2))  # somebody watches
 
 
@@ -70,7 +70,7 @@ async def _run(
 ) -> int:
     from agentd.cli.beside import run_beside
     from agentd.cli.child_env import child_env
-    from agentd.cli.sidecar import TOKEN_VARIABLE, settings
+    from agentd.cli.sidecar import TOKEN_VARIABLE, last_line, outcome_of, settings
     from agentd.daemon import Daemon
 
     async with there:
@@ -84,6 +84,7 @@ async def _run(
         code = await run_beside(
             daemon, command, lambda: child_env(env, config, ours.listen.socket, daemon.http_url, token)
         )
+        sys.stderr.write(last_line(outcome_of(code, daemon), "the sandbox's daemon, which is gone") + "\n")
         if stays:
             sys.stderr.write(f"agentd dev: the command ended with {code}; {page} stays until Ctrl-C\n")
             await _interrupt()
@@ -105,7 +106,7 @@ def emulated(config: Config, there: Sandbox) -> Config:
 
 
 def _emulated(destination: Destination, there: Sandbox) -> Destination:
-    agents = {"*": AGENT_ID} if destination.platform in _NEEDS_A_UUID else None
+    agents = {"*": AGENT_ID} if destination.platform in _KNOWS_ITS_AGENTS else None
     return msgspec.structs.replace(
         destination,
         base_url=there.url_for(destination.platform),

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import msgspec
@@ -21,9 +22,20 @@ from agentd.cli.options import config_option, load_config
 from agentd.config import Config, Loaded, Secret, TokenRule
 from agentd.errors import AgentdError, AlreadyRunning, StateError
 
+if TYPE_CHECKING:
+    from agentd.daemon import Daemon
+
 TOKEN_VARIABLE = "AGENTD_SIDECAR_TOKEN"  # noqa: S105 - where our own configuration finds it, in no environment but ours
 _NOT_DELIVERED = 75  # EX_TEMPFAIL, sysexits.h
 _TRIES = 5  # at a state folder that somebody else takes before us
+
+
+class Outcome(NamedTuple):
+    """How it ended: the command's status, what remains (destination → records, why), and how many dead letters there are."""
+
+    code: int
+    left: dict[str, tuple[int, str]]
+    dead: int
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -48,31 +60,31 @@ def run_sidecar(loaded: Loaded, command: tuple[str, ...], *, require_delivered: 
     set_up(config.log.level, config.log.format)
     targets = targets_of(config, os.environ)
     identities = {name: target.identity for name, target in targets.items()}
-    folder, code, left = _run_where_it_is_free(loaded, Path(config.spool.directory) / "sidecars", identities, command)
-    if not left:
+    folder, outcome = _run_where_it_is_free(loaded, Path(config.spool.directory) / "sidecars", identities, command)
+    if not outcome.left:
         settle(folder)
-    sys.stderr.write(last_line(left, str(folder)) + "\n")
-    return _NOT_DELIVERED if left and require_delivered and code == 0 else code
+    sys.stderr.write(last_line(outcome, str(folder)) + "\n")
+    return status(outcome, require_delivered=require_delivered)
 
 
 def _run_where_it_is_free(
     loaded: Loaded, base: Path, identities: dict[str, str], command: tuple[str, ...]
-) -> tuple[Path, int, dict[str, tuple[int, str]]]:
+) -> tuple[Path, Outcome]:
     """A folder that another one takes between our look and our lock is left to it; the command has not begun then."""
     from agentd.cli.sidecar_state import choose
 
     for tries_left in reversed(range(_TRIES)):
         folder = choose(base, identities)
         try:
-            return (folder, *run_in(loaded, folder, command))
+            return folder, run_in(loaded, folder, command)
         except AlreadyRunning:
             if not tries_left:
                 raise
     raise AssertionError("the last try returns or raises")
 
 
-def run_in(loaded: Loaded, folder: Path, command: tuple[str, ...]) -> tuple[int, dict[str, tuple[int, str]]]:
-    """One run with its state in `folder`. Returns the command's status and what remains: destination → (records, why)."""
+def run_in(loaded: Loaded, folder: Path, command: tuple[str, ...]) -> Outcome:
+    """One run with its state in `folder`."""
     from agentd.cli.beside import run_beside
     from agentd.cli.child_env import child_env
     from agentd.daemon import Daemon
@@ -91,7 +103,17 @@ def run_in(loaded: Loaded, folder: Path, command: tuple[str, ...]) -> tuple[int,
         code = asyncio.run(run_beside(daemon, command, env))
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    return code, {name: (left.records, left.reason) for name, left in daemon.left.items()}
+    return outcome_of(code, daemon)
+
+
+def outcome_of(code: int, daemon: Daemon) -> Outcome:
+    """What a daemon that has ended leaves behind."""
+    return Outcome(code, {name: (left.records, left.reason) for name, left in daemon.left.items()}, daemon.dead_letters)
+
+
+def status(outcome: Outcome, *, require_delivered: bool) -> int:
+    """The exit status: the command's own; 75 where it was 0 and something remains that should not."""
+    return _NOT_DELIVERED if outcome.left and require_delivered and outcome.code == 0 else outcome.code
 
 
 def settings(config: Config, *, socket: str, folder: Path) -> Config:
@@ -106,13 +128,14 @@ def settings(config: Config, *, socket: str, folder: Path) -> Config:
     )
 
 
-def last_line(left: dict[str, tuple[int, str]], folder: str) -> str:
+def last_line(outcome: Outcome, folder: str) -> str:
     """What remains, why and where."""
-    if not left:
-        return "agentd: everything was delivered"
-    total = sum(count for count, _ in left.values())
-    why = "; ".join(f"{count} for {name}: {reason}" for name, (count, reason) in left.items())
-    return f"agentd: {total} records remain in {folder} for the next sidecar ({why})"
+    buried = f"; {outcome.dead} dead letters are kept in {folder}" if outcome.dead else ""
+    if not outcome.left:
+        return f"agentd: nothing waits{buried}" if buried else "agentd: everything was delivered"
+    total = sum(count for count, _ in outcome.left.values())
+    why = "; ".join(f"{count} for {name}: {reason}" for name, (count, reason) in outcome.left.items())
+    return f"agentd: {total} records remain in {folder} for the next sidecar ({why}){buried}"
 
 
 def join(command: tuple[str, ...], *, require_delivered: bool) -> int:
@@ -127,6 +150,8 @@ def join(command: tuple[str, ...], *, require_delivered: bool) -> int:
         raise StateError(f"AGENTD_SOCKET is set, and no daemon answers there: {error}") from error
     code = asyncio.run(run_command(command, os.environ))
     waited = daemon.post("/v1/flush", timeout_s=15.0, until="delivered", timeout=10)
-    left = {name: (int(count), str(waited.get("reason") or "")) for name, count in (waited.get("left") or {}).items()}
-    sys.stderr.write(last_line(left, f"the daemon at {daemon.socket}") + "\n")
-    return _NOT_DELIVERED if left and require_delivered and code == 0 else code
+    reason = str(waited.get("reason") or "still on its way")
+    left = {name: (int(count), reason) for name, count in (waited.get("left") or {}).items()}
+    outcome = Outcome(code, left, 0)
+    sys.stderr.write(last_line(outcome, f"the daemon at {daemon.socket}") + "\n")
+    return status(outcome, require_delivered=require_delivered)

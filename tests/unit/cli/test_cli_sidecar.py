@@ -12,7 +12,7 @@ from agentd.cli import main
 from agentd.cli.child_env import HTTP, TOKEN, child_env
 from agentd.cli.dev import emulated
 from agentd.cli.sandbox import AGENT_ID
-from agentd.cli.sidecar import TOKEN_VARIABLE, last_line, settings
+from agentd.cli.sidecar import TOKEN_VARIABLE, Outcome, last_line, settings, status
 from agentd.cli.sidecar_state import choose, purpose, settle
 from agentd.config import Config, Destination, Secret, TokenRule
 from agentd.config import load as load_configuration
@@ -127,12 +127,20 @@ def test_records_are_not_handed_to_another_place(tmp_path):
 
 def test_the_last_line_says_how_many_why_and_where():
     """Section 7: how many remain, why, and in which folder."""
-    line = last_line({"agentos": (3, "no connection"), "ascend": (1, "401")}, "/state/x-1")
+    line = last_line(Outcome(0, {"agentos": (3, "no connection"), "ascend": (1, "401")}, 0), "/state/x-1")
     assert (
         line
         == "agentd: 4 records remain in /state/x-1 for the next sidecar (3 for agentos: no connection; 1 for ascend: 401)"
     )
-    assert last_line({}, "/x") == "agentd: everything was delivered"
+    assert last_line(Outcome(0, {}, 0), "/x") == "agentd: everything was delivered"
+    assert last_line(Outcome(0, {}, 2), "/x") == "agentd: nothing waits; 2 dead letters are kept in /x"
+
+
+def test_the_status_is_the_commands_own():
+    """Section 7: the exit status passes through; 75 stands only where the command itself was content."""
+    left = {"agentos": (1, "away")}
+    assert [status(Outcome(code, left, 0), require_delivered=True) for code in (0, 3)] == [75, 3]
+    assert [status(Outcome(0, of, 0), require_delivered=wanted) for of, wanted in ((left, False), ({}, True))] == [0, 0]
 
 
 # -- dev -------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,235 @@
+"""`agentd sidecar` and `agentd dev` with a real command: environment, signals, exit status, what remains and who takes it over."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from contextlib import contextmanager, suppress
+
+import pytest
+from harness import AGENT, clean_environment
+
+AGENTD = (sys.executable, "-m", "agentd")
+SAY_ENVIRONMENT = "import json,os; print(json.dumps(dict(os.environ)))"
+EMIT = """
+import sys
+from agentd import Client
+with Client() as client:
+    with client.start_run(input={"n": 1}, external_run_id=sys.argv[1]) as run:
+        run.emit("said", {"by": sys.argv[1]})
+    assert client.flush(5)
+"""
+
+
+@pytest.fixture
+def env(world):
+    """One platform's own variables, as a user would set them, and a state folder of the test's."""
+    found = clean_environment(
+        world.folder, AGENTOS_API_KEY="aos_agent_end_to_end", AGENTOS_AGENT_ID=AGENT,
+        AGENTOS_BASE_URL=f"{world.platform.url}/agentos", AGENTD_SPOOL__DIRECTORY=str(world.folder / "state"),
+        AGENTD_SHUTDOWN__DRAIN_TIMEOUT="3s", TMPDIR=str(world.folder),
+    )  # fmt: skip
+    found.pop("AGENTD_SOCKET", None)
+    return found
+
+
+def sidecar(env, *command, options=(), verb="sidecar", within_s=40):
+    return subprocess.run(
+        [*AGENTD, verb, *options, "--", *command],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=within_s,
+        check=False,
+    )
+
+
+def python(*arguments):
+    return (sys.executable, "-c", *arguments)
+
+
+def last_line(done):
+    return done.stderr.strip().splitlines()[-1]
+
+
+def wait_for_output(process, what):
+    """The line of a process's standard error that holds `what`."""
+    for line in process.stderr:
+        if what in line:
+            return line.strip()
+    raise AssertionError(f"{what!r} was never said")
+
+
+@contextmanager
+def begun(env, *command, verb="sidecar", options=()):
+    """A sidecar under way; at the end its whole process group is gone."""
+    process = subprocess.Popen(
+        [*AGENTD, verb, *options, "--", *command], env=env, text=True, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            pipe.close()
+
+
+def test_all_it_takes_is_a_key(world, env):
+    """Section 7: AGENTOS_API_KEY=… agentd sidecar -- python my_agent.py delivers what the agent said."""
+    done = sidecar(env, *python(EMIT, "r-1"))
+    assert (done.returncode, last_line(done)) == (0, "agentd: everything was delivered"), done.stderr
+    run = world.platform.run("r-1")
+    assert (run["status"], [event["type"] for event in run["events"]]) == ("completed", ["said"])
+
+
+def test_the_command_holds_no_platform_key(env):
+    """Section 7: the platforms' keys are out of its environment, their variables point at agentd, and the local token opens it."""
+    script = """
+import json, os, urllib.request
+env = dict(os.environ)
+key = {"Authorization": "Bearer " + env["AGENTD_TOKEN"]}
+answer = urllib.request.urlopen(urllib.request.Request(env["AGENTD_HTTP"] + "/v1/status", headers=key))
+print(json.dumps({"env": env, "status": json.load(answer)}))
+"""
+    done = sidecar(env, *python(script))
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert "aos_agent_end_to_end" not in json.dumps(said["env"])
+    assert said["env"]["AGENTOS_API_KEY"] == said["env"]["AGENTD_TOKEN"]
+    assert said["env"]["AGENTOS_BASE_URL"] == said["env"]["AGENTD_HTTP"] + "/agentos"
+    assert said["status"]["socket"] == said["env"]["AGENTD_SOCKET"]
+
+
+def test_nothing_else_of_the_command_is_changed(env):
+    """A sidecar leaves umask, limits, standard input, working directory and arguments as they were."""
+    script = "import json,os,resource,sys; m=os.umask(0); print(json.dumps([m, resource.getrlimit(resource.RLIMIT_NOFILE), os.getcwd(), sys.argv[1:], sys.stdin.read()]))"
+    before = subprocess.run(
+        python(script, "a b", "--x"), env=env, input="in", capture_output=True, text=True, check=True
+    )
+    after = subprocess.run(
+        [*AGENTD, "sidecar", "--", *python(script, "a b", "--x")],
+        env=env,
+        input="in",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(after.stdout) == json.loads(before.stdout)
+
+
+@pytest.mark.parametrize(("script", "code"), [("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 137)])
+def test_the_exit_status_passes_through(env, script, code):
+    """Section 7: the command's status is ours, 128 + n for one that a signal ended."""
+    assert sidecar(env, *python(script)).returncode == code
+
+
+def test_a_command_that_cannot_be_started(env):
+    """As in a shell: 127 for one that is not found, 126 for one that can't be run; and no daemon is left behind."""
+    assert sidecar(env, "/nowhere/at-all").returncode == 127
+    assert sidecar(env, "/etc/passwd").returncode == 126
+
+
+def test_signals_pass_through(env):
+    """Section 7: SIGTERM to the sidecar reaches the command, which ends in its own way, and its last words are delivered."""
+    script = """
+import signal, sys, time
+from agentd import Client
+client = Client()
+run = client.start_run(external_run_id="r-term")
+def end(number, frame):
+    run.cancel("told to stop"); client.close(); sys.exit(5)
+signal.signal(signal.SIGTERM, end)
+print("ready", flush=True)
+while True: time.sleep(0.05)
+"""
+    with begun(env, *python(script)) as process:
+        assert process.stdout.readline().strip() == "ready"
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 5, err
+        assert err.strip().endswith("agentd: everything was delivered")
+
+
+def test_what_remains_is_said_and_taken_over(world, env):
+    """Section 7: with the platform away the last line says how many, why and where; the next sidecar adopts and delivers them."""
+    world.platform.down()
+    slow = env | {"AGENTD_SHUTDOWN__DRAIN_TIMEOUT": "500ms"}
+    done = sidecar(slow, *python(EMIT, "r-left"), options=["--require-delivered"])
+    assert done.returncode == 75
+    assert last_line(done).startswith(f"agentd: 3 records remain in {world.folder}/state/sidecars/")
+    assert "no connection" in last_line(done)
+    world.platform.up()
+    done = sidecar(env, "true", options=["--require-delivered"])
+    assert (done.returncode, last_line(done)) == (0, "agentd: everything was delivered"), done.stderr
+    assert world.platform.run("r-left")["status"] == "completed"
+
+
+def test_a_killed_sidecar_leaves_everything_to_the_next(world, env):
+    """Promise 1: kill -9 of the sidecar loses nothing that was acknowledged."""
+    world.platform.down()
+    with begun(
+        env, *python(EMIT + "\nprint('stored', flush=True)\nimport time; time.sleep(60)", "r-killed")
+    ) as process:
+        assert process.stdout.readline().strip() == "stored"
+        process.kill()
+        process.wait()
+    world.platform.up()
+    assert last_line(sidecar(env, "true")) == "agentd: everything was delivered"
+    assert world.platform.run("r-killed")["status"] == "completed"
+
+
+def test_two_at_a_time(world, env):
+    """Two sidecars of the same destinations run beside one another, each with a folder of its own."""
+    with begun(env, *python(EMIT + "\nprint('stored', flush=True)\nimport sys; sys.stdin.read()", "r-a")) as first:
+        assert first.stdout.readline().strip() == "stored"
+        assert sidecar(env, *python(EMIT, "r-b")).returncode == 0
+    assert {path.name[-2:] for path in (world.folder / "state/sidecars").iterdir()} == {"-1", "-2"}
+    assert world.platform.run("r-b")["status"] == "completed"
+
+
+def test_it_joins_the_daemon_that_it_is_told_of(world, env):
+    """Section 7: it joins another daemon only if AGENTD_SOCKET was set; where nobody answers there it does not start the command."""
+    daemon = world.daemon()
+    done = sidecar(env | {"AGENTD_SOCKET": str(daemon.socket)}, *python(EMIT, "r-joined"))
+    assert done.returncode == 0, done.stderr
+    assert daemon.drained()["delivered"] == 3
+    assert not (world.folder / "state/sidecars").exists()
+    gone = sidecar(env | {"AGENTD_SOCKET": str(world.folder / "nobody.sock")}, "touch", str(world.folder / "begun"))
+    assert gone.returncode == 1
+    assert "AGENTD_SOCKET is set" in gone.stderr
+    assert not (world.folder / "begun").exists()
+
+
+def test_without_a_destination_it_says_what_to_set(env):
+    """Section 7: with no destination at all it says what to set, and does not start the command."""
+    bare = {name: value for name, value in env.items() if not name.startswith("AGENTOS_")}
+    done = sidecar(bare, "echo", "never")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "AGENTOS_API_KEY" in done.stderr
+
+
+def test_dev_needs_no_key_and_shows_a_page(env):
+    """Section 6: `agentd dev -- python my_agent.py` shows an agent's runs and decisions at one URL without any key."""
+    bare = {name: value for name, value in env.items() if not name.startswith(("AGENTOS_", "AGENTD_SPOOL"))}
+    script = EMIT + "\nclient = Client(agent_id='billing'); client.log_decision('Route', chosen='a'); client.close()"
+    with begun(bare, *python(script, "r-dev"), verb="dev", options=["--port", "0", "--stay"]) as process:
+        page = wait_for_output(process, "shows what the platforms receive").split()[2]
+        wait_for_output(process, "stays until Ctrl-C")
+        with urllib.request.urlopen(page + "runs", timeout=5) as answer:
+            rows = json.load(answer)
+        assert {(row["face"], row.get("status")) for row in rows if row["face"] == "agentos"} == {
+            ("agentos", "completed")
+        }
+        assert [row["face"] for row in rows].count("decisionos") == 1
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
+
+
+def test_dev_passes_the_status_through(env):
+    """Where nobody sits at a terminal `agentd dev` ends with its command, and with its status."""
+    assert sidecar(env, *python("raise SystemExit(4)"), verb="dev", options=["--port", "0"]).returncode == 4
