@@ -30,6 +30,7 @@ VERBS = {
     "explain": "explain",
     "flush": "flush",
     "dead-letters": "dead_letters",
+    "gates": "gates",
     "sandbox": "sandbox",
     "demo": "demo",
 }

@@ -18,6 +18,7 @@ import click
 from agentd.cli.options import config_option, json_option, load_config
 from agentd.cli.terminal import paint, print_json
 from agentd.config import Config, Destination, Listen, Loaded, Secret, SpoolConfig
+from agentd.config_checks import read_tokens
 from agentd.errors import AgentdError, ConfigError
 from agentd.exchange import check_options
 from agentd.paths import MAX_SOCKET_PATH
@@ -57,6 +58,7 @@ def examine(loaded: Loaded, env: Mapping[str, str], uid: int) -> Iterator[Findin
     """All findings, in the order of the configuration."""
     yield Finding("ok", "configuration", loaded.path or "no file; from the environment")
     yield from _listen(loaded.config.listen, uid)
+    yield from _try("[listen]", _http, loaded.config, env)
     yield from _spool(loaded.config.spool, uid)
     yield from _times(loaded.config)
     if not loaded.config.destinations:
@@ -85,6 +87,16 @@ def _listen(listen: Listen, uid: int) -> Iterator[Finding]:
         yield _group(listen.group)
     if int(listen.mode, 8) & 0o007:
         yield Finding("warning", about, f"mode {listen.mode}: every user of this machine may hand in records")
+
+
+def _http(about: str, config: Config, env: Mapping[str, str]) -> Iterator[Finding]:
+    """The loopback listener; its tokens are read and let go. Whether its port is free is not tried: a daemon may run."""
+    count = len(config.security.tokens)
+    if config.listen.http is not None:
+        read_tokens(config, env)
+        yield Finding("ok", about, f"http at {config.listen.http} for the holders of {count} local token(s)")
+    elif count:
+        yield Finding("warning", about, "http is not set: nobody can use the tokens of [[security.tokens]]")
 
 
 def _group(name: str) -> Finding:

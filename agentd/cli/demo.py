@@ -1,7 +1,8 @@
 """`agentd demo`: see it work in a quarter of a minute, with nothing but the installed package.
 
-A sandbox plays the platform in this process; the daemon and the agents are children, as they would be in earnest. In the
-middle the sandbox goes away for some seconds and comes back. At the end the three accounts are compared (`demo_report`), and
+A sandbox plays the platforms in this process; the daemon and the agents are children, as they would be in earnest. In the
+middle the sandbox goes away for some seconds and comes back; then an agent asks for leave before it acts, and this process plays
+the person who has to approve. At the end the three accounts are compared (`demo_report`), and
 the exit code says whether all promises were kept.
 """
 
@@ -11,7 +12,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -33,6 +34,7 @@ _BEFORE_OUTAGE = 12  # delivered records a run: enough to see it flow
 _LEAST_OUTAGE_S = 0.5
 _LOOK_S = 0.2  # between two looks at the daemon's figures
 _DELIVERED_WITHIN_S = 60.0
+_PERSON_THINKS_S = 2.0
 _TERMINATED = 128 + signal.SIGTERM
 
 
@@ -118,6 +120,8 @@ class Play:
         self.scene = scene
         self._shown = shown
         self._clock = asyncio.get_running_loop().time
+        self._seen: dict[str, float] = {}  # intents, and since when
+        self._told: set[str] = set()
 
     async def run(self, outage_s: float, runs: int) -> Result:
         """From an empty folder to the last comparison."""
@@ -167,12 +171,31 @@ class Play:
             await asyncio.sleep(_LOOK_S)
             await self._look()
 
+    def _attend(self, intents: list[dict[str, Any]]) -> None:
+        """Be the person who decides on spending: look at it for a moment, then approve."""
+        for intent in intents:
+            seen_at = self._seen.setdefault(intent["id"], self._clock())
+            if intent["status"] != "pending_approval":
+                continue
+            if intent["id"] not in self._told:
+                self._told.add(intent["id"])
+                self.scene.note(
+                    f"AegisOS waits for a person: {intent['amount']:g} {intent['currency']} to {intent['merchant']}"
+                )
+            elif self._clock() - seen_at >= _PERSON_THINKS_S:
+                self.stage.sandbox.act("aegis", intent["id"], "approve")
+                self.scene.note("the person has approved")
+
     async def _look(self) -> Status:
         """Make the scene true, and draw it."""
+        from agentd.cli.demo_report import summed
+
         status = await self.stage.status()
-        there = status.destinations["agentos"]
-        self.scene.count(status.intake.accepted, there.queued, there.delivered, there.dead)
-        self.scene.runs = self.stage.sandbox.runs()[::-1]
+        everywhere = summed(status)
+        self.scene.count(status.intake.accepted, everywhere.queued, everywhere.delivered, everywhere.dead)
+        rows = self.stage.sandbox.runs()[::-1]
+        self._attend([row for row in rows if row["face"] == "aegis"])
+        self.scene.runs = [row for row in rows if row["face"] == "agentos"]
         for run in self.scene.runs:
             if run["id"] not in self.scene.questions:
                 self.scene.questions[run["id"]] = self.stage.sandbox.run(run["id"], limit=0)["input"].get(

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from agentd.cli.status import DestinationStatus, Status
+from agentd.cli.demo_governed import Check, asked_lines, judge
+from agentd.cli.status import Status
 from agentd.cli.terminal import paint, table
 from agentd.sandbox import Sandbox
 
@@ -19,13 +20,7 @@ _MOST_ROWS = 16
 _ANSWERS_UP_TO = 8  # runs: beyond, their answers would not fit on the last screen
 _LIFECYCLE = 2  # run.start and the run's end
 _TASK_POSTS = 2  # a task is created, and ended
-
-
-class Check(NamedTuple):
-    """One promise, and whether it was kept."""
-
-    ok: bool
-    what: str
+_ADDED = "gate."  # types of the events that agentd itself adds to a run
 
 
 class Outage(NamedTuple):
@@ -36,11 +31,42 @@ class Outage(NamedTuple):
     most_queued: int
 
 
+class Sum(NamedTuple):
+    """The figures of all destinations together."""
+
+    admitted: int
+    delivered: int
+    queued: int
+    dead: int
+    other: int
+    retries: int
+    balanced: bool
+
+
+def summed(status: Status) -> Sum:
+    """Over all destinations."""
+    every = status.destinations.values()
+
+    def total(name: str) -> int:
+        return sum(getattr(one, name) for one in every)
+
+    return Sum(
+        total("admitted"),
+        total("delivered"),
+        total("queued"),
+        total("dead"),
+        total("shed") + total("purged") + total("quarantined"),
+        total("retries"),
+        status.balanced and all(one.balanced and one.accounted == one.admitted for one in every),
+    )
+
+
 class Result(NamedTuple):
     """All that is known at the end."""
 
     reports: list[dict[str, Any]]  # what each run told agentd
     runs: list[dict[str, Any]]  # what the platform holds of it, in the same order
+    governed: dict[str, Any] | None  # what the run that asks first told agentd
     status: Status
     outage: Outage
     checks: list[Check]
@@ -50,17 +76,20 @@ def conclude(agents: dict[str, Any], status: Status, sandbox: Sandbox, outage: O
     """Compare the three accounts."""
     reports: list[dict[str, Any]] = agents["runs"]
     runs = [_held(sandbox, report["run_id"]) for report in reports]
-    there = status.destinations["agentos"]
+    governed: dict[str, Any] | None = agents.get("governed")
+    told = list(zip(reports, runs, strict=True))
+    told += [] if governed is None else [(governed, _held(sandbox, governed["run_id"]))]
+    every = summed(status)
     checks = [
-        _accepted(reports, status, agents.get("lost", 0)),
-        _delivered(status, there),
-        _complete(reports, runs),
-        _in_order(runs),
-        _once(sandbox, there),
+        _accepted(agents, told, status),
+        _delivered(status, every),
+        _complete(told),
+        _in_order([run for _, run in told]),
+        _once(sandbox, every),
         Check(
-            status.balanced and there.balanced and there.accounted == there.admitted,
-            f"the books balance: {there.admitted} admitted = {there.delivered} delivered + {there.queued} queued"
-            f" + {there.dead} dead + {there.shed + there.purged + there.quarantined} else",
+            every.balanced,
+            f"the books balance: {every.admitted} admitted = {every.delivered} delivered + {every.queued} queued"
+            f" + {every.dead} dead + {every.other} else",
         ),
         Check(
             outage.accepted > 0 and outage.most_queued > 0,
@@ -68,8 +97,9 @@ def conclude(agents: dict[str, Any], status: Status, sandbox: Sandbox, outage: O
             f" at most {outage.most_queued} waited",
         ),
         *_ends(reports, runs),
+        *(() if governed is None else judge(governed, sandbox)),
     ]
-    return Result(reports, runs, status, outage, checks)
+    return Result(reports, runs, governed, status, outage, checks)
 
 
 def _held(sandbox: Sandbox, run_id: str) -> dict[str, Any]:
@@ -81,36 +111,46 @@ def _held(sandbox: Sandbox, run_id: str) -> dict[str, Any]:
 
 def emitted(report: dict[str, Any]) -> int:
     """How many records a run handed to agentd."""
-    return _LIFECYCLE + len(report["events"]) + _TASK_POSTS * int(report["tasks"])
+    return (
+        _LIFECYCLE + len(report["events"]) + _TASK_POSTS * int(report.get("tasks", 0)) + int(report.get("records", 0))
+    )
 
 
-def _accepted(reports: list[dict[str, Any]], status: Status, lost: int) -> Check:
-    count, accepted, refused = sum(map(emitted, reports)), status.intake.accepted, sum(status.intake.refused.values())
+def own_events(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """A run's events without those that agentd adds: what was asked of a gate, and what it said."""
+    return [event for event in run["events"] if not event["type"].startswith(_ADDED)]
+
+
+def _accepted(agents: dict[str, Any], told: list[tuple[dict[str, Any], dict[str, Any]]], status: Status) -> Check:
+    added = sum(len(run["events"]) - len(own_events(run)) for _, run in told)
+    count, lost = sum(emitted(report) for report, _ in told) + added, agents.get("lost", 0)
+    accepted, refused = status.intake.accepted, sum(status.intake.refused.values())
     what = f"every record was accepted: {accepted} of {count} emitted, {refused} refused, {lost} lost"
     return Check(accepted == count and not refused and not lost, what)
 
 
-def _delivered(status: Status, there: DestinationStatus) -> Check:
+def _delivered(status: Status, every: Sum) -> Check:
     count = status.intake.accepted
-    whole = there.delivered == there.admitted == count
-    return Check(whole, f"every accepted record was delivered: {there.delivered} of {count}, {there.dead} dead")
+    whole = every.delivered == every.admitted == count
+    return Check(whole, f"every accepted record was delivered: {every.delivered} of {count}, {every.dead} dead")
 
 
-def _complete(reports: list[dict[str, Any]], runs: list[dict[str, Any]]) -> Check:
+def _complete(told: list[tuple[dict[str, Any], dict[str, Any]]]) -> Check:
     """Type by type, in the order in which the agent emitted them: nothing missing, nothing foreign, nothing moved."""
     wrong = [
         report["run_id"]
-        for report, run in zip(reports, runs, strict=True)
-        if [event["type"] for event in run["events"]] != report["events"] or len(run["tasks"]) != report["tasks"]
+        for report, run in told
+        if [event["type"] for event in own_events(run)] != report["events"]
+        or len(run["tasks"]) != report.get("tasks", 0)
     ]
-    events = sum(len(run["events"]) for run in runs)
-    what = f"the platform holds every run as its agent told it: {len(runs) - len(wrong)} of {len(runs)} runs, {events} events"
+    events = sum(len(run["events"]) for _, run in told)
+    what = f"the platform holds every run as its agent told it: {len(told) - len(wrong)} of {len(told)} runs, {events} events"
     return Check(not wrong, what + (f"; not {', '.join(wrong)}" if wrong else ""))
 
 
 def _in_order(runs: list[dict[str, Any]]) -> Check:
     """The ids that travel with the events are UUIDv7: within a run they rise as the records were made."""
-    wrong = [run.get("run_id", "?") for run in runs if not _rising(run["events"])]
+    wrong = [run.get("run_id", "?") for run in runs if not _rising(own_events(run))]
     return Check(not wrong, "order was kept within each run" + (f"; not in {', '.join(wrong)}" if wrong else ""))
 
 
@@ -119,13 +159,13 @@ def _rising(events: list[dict[str, Any]]) -> bool:
     return all(ids) and all(first < second for first, second in pairwise(ids))
 
 
-def _once(sandbox: Sandbox, there: DestinationStatus) -> Check:
+def _once(sandbox: Sandbox, every: Sum) -> Check:
     """Nothing stored twice. Should an answer have been lost at the moment of the outage, the repeat has to be recognisable."""
     state = sandbox.state()
     counted = state.faces["agentos"]["details"]
     again = state.duplicates + counted["duplicate_tasks"] + counted["second_terminals"]
     if not again and not state.keys["conflicting"]:
-        return Check(ok=True, what=f"none was stored twice ({there.retries} requests were tried again)")
+        return Check(ok=True, what=f"none was stored twice ({every.retries} requests were tried again)")
     recognisable = state.keys["repeated"] > 0 and not state.keys["conflicting"]
     return Check(recognisable, f"{again} came again after a lost answer, with the same key and the same bytes")
 
@@ -152,16 +192,17 @@ def ended(exit_code: int | None) -> Check:
 
 def document(result: Result, elapsed_s: float) -> dict[str, Any]:
     """The final report as `--json` prints it."""
-    there = result.status.destinations["agentos"]
+    every = summed(result.status)
     return {
         "ok": all(check.ok for check in result.checks),
         "seconds": round(elapsed_s, 1),
         "accepted": result.status.intake.accepted,
-        "queued": there.queued,
-        "delivered": there.delivered,
-        "dead": there.dead,
+        "queued": every.queued,
+        "delivered": every.delivered,
+        "dead": every.dead,
         "outage": result.outage._asdict(),
         "runs": [_row(report, run) for report, run in zip(result.reports, result.runs, strict=True)],
+        "asked": [] if result.governed is None else result.governed["asked"],
         "checks": [check._asdict() for check in result.checks],
     }
 
@@ -192,6 +233,7 @@ def final_screen(report: dict[str, Any]) -> list[str]:
             lines.append(_cut(f"    {run['answer'] or run['error']}"))
     if len(report["runs"]) > len(runs):
         lines.append(f"… and {len(report['runs']) - len(runs)} more")
+    lines += asked_lines(report.get("asked", []))
     counts = "   ".join(f"{name} {report[name]}" for name in ("accepted", "delivered", "queued", "dead"))
     lines += ["", f"{counts}   in {report['seconds']}s", ""]
     for check in report["checks"]:

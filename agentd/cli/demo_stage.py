@@ -1,6 +1,6 @@
 """What the demonstration runs on: a temporary folder, a real daemon and the agents as children of ours, and the sandbox.
 
-The folder holds all that a user may want to look at: `agentd.toml`, `agentos.key`, `daemon.log`, `state/`. Whatever was started is
+The folder holds all that a user may want to look at: `agentd.toml`, `platform.key`, `daemon.log`, `board.txt`, `state/`. Whatever was started is
 ended by `close`, in reverse order, however the demonstration ends.
 """
 
@@ -49,14 +49,19 @@ max_interval = "500ms"
 [retry]
 initial = "250ms"
 max = "1s"                # 60s by default; the demonstration's outage is short
-
-[destinations.agentos]
-platform = "agentos"
-base_url = "{url}"
-api_key = {{ file = "{folder}/agentos.key" }}
-# our name for the agent, and the platform's
-agents = {{ {agent} = "{agent_id}" }}
 """
+
+# `agents`: our name for the agent, and the platform's. The emulated workspaces of these three know one agent.
+_DESTINATION = """\
+
+[destinations.{face}]
+platform = "{face}"
+base_url = "{url}"
+api_key = {{ file = "{folder}/platform.key" }}
+"""
+_AGENTS = 'agents = {{ {agent} = "{agent_id}" }}\n'
+FACES = ("agentos", "aegis", "ascend", "decidefyi", "decisionos")
+_WITH_AGENTS = frozenset({"agentos", "aegis", "decisionos"})
 
 
 class Stage:
@@ -67,7 +72,7 @@ class Stage:
         self.config = self.folder / "agentd.toml"
         self.log = self.folder / "daemon.log"
         self.daemon = Daemon(str(self.folder / "agentd.sock"))
-        self.sandbox = Sandbox(("agentos",), api_keys=[API_KEY])
+        self.sandbox = Sandbox(FACES, api_keys=[API_KEY], switches=["aegis.park=true"])  # a person decides on spending
         self.keep_folder = False
         self._process: Process | None = None
         self._agents: Process | None = None
@@ -75,12 +80,15 @@ class Stage:
     async def open(self) -> None:
         """Sandbox, configuration, daemon: up when this returns. Raises StateError with the daemon's last words."""
         await self.sandbox.start()
-        key = self.folder / "agentos.key"
+        key = self.folder / "platform.key"
         key.touch(mode=0o600)
         key.write_text(API_KEY + "\n")
-        url = self.sandbox.url_for("agentos")
-        self.config.write_text(_CONFIG.format(folder=self.folder, url=url, agent=AGENT, agent_id=AGENT_ID))
+        self.config.write_text(_CONFIG.format(folder=self.folder) + "".join(map(self._destination, FACES)))
         await self._start_daemon()
+
+    def _destination(self, face: str) -> str:
+        text = _DESTINATION.format(face=face, url=self.sandbox.url_for(face), folder=self.folder)
+        return text + (_AGENTS.format(agent=AGENT, agent_id=AGENT_ID) if face in _WITH_AGENTS else "")
 
     async def _start_daemon(self) -> None:
         with self.log.open("ab") as log:
@@ -152,6 +160,7 @@ class Stage:
         """The agents, in a process of their own, from start to end: what each run did. Raises StateError."""
         self._agents = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "agentd.sandbox.demo", "--runs", str(runs), "--pace", str(pace_s)),
+            *("--board", str(self.folder / "board.txt")),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=PIPE,
             stderr=PIPE,

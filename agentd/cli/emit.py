@@ -52,7 +52,8 @@ def emit(ctx: click.Context, kind: str, pairs: tuple[str, ...], socket: str | No
     else:
         answer = send(asked, msgspec.json.encode(build(kind, pairs)))
     for refused in answer.rejected:
-        complain(f"line {refused['line']}: {refused['error']}" if "line" in refused else refused["error"])
+        error = refused["error"] + (f" at {', '.join(refused['to'])}, taken elsewhere" if refused.get("to") else "")
+        complain(f"line {refused['line']}: {error}" if "line" in refused else error)
     if as_json:
         print_json(answer.document())
     elif answer.accepted or not answer.rejected:
@@ -169,8 +170,12 @@ def send_lines(asked: Daemon, stream: io.BufferedIOBase) -> Taken:
             except AgentdError as error:
                 raise StateError(f"from line {sound[0][0]} on: {error} ({accepted} accepted before)") from error
             accepted += taken.accepted
-            rejected += [{"line": sound[r["index"]][0], "error": r["error"]} for r in taken.rejected]
+            rejected += [_at_line(sound[r["index"]][0], r) for r in taken.rejected]
     return Taken(accepted, rejected)
+
+
+def _at_line(number: int, refused: dict[str, Any]) -> dict[str, Any]:
+    return {"line": number} | {name: value for name, value in refused.items() if name != "index"}
 
 
 def batches(stream: io.BufferedIOBase) -> Iterator[list[tuple[int, bytes]]]:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentd import Client
+from agentd.sandbox.demo_governed import Publisher
 
 if TYPE_CHECKING:
     from agentd.client.runs import Run
@@ -412,11 +413,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m agentd.sandbox.demo", description=main.__doc__)
     parser.add_argument("--runs", type=int, default=len(QUESTIONS))
     parser.add_argument("--pace", type=float, default=0.5, metavar="SECONDS")
+    parser.add_argument("--board", type=Path, metavar="FILE", help="where the last run may publish an answer")
     options = parser.parse_args()
     with Client(agent_id=AGENT) as client:
         reports = work(client, Library(), options.runs, options.pace)
+        document: dict[str, Any] = {"runs": [report._asdict() for report in reports], "governed": None}
+        if options.board is not None:
+            account = Publisher(client, options.board).work(reports)
+            document["governed"] = account._asdict() | {"asked": [asked._asdict() for asked in account.asked]}
         client.flush(timeout=_STORED_WITHIN_S, until="stored")
-        document = {"runs": [report._asdict() for report in reports], "lost": int(client.dropped)}
+        document["lost"] = int(client.dropped)
     sys.stdout.write(json.dumps(document) + "\n")
 
 

@@ -147,7 +147,9 @@ def test_the_last_screen_fits(account, count):
     """However many runs and however long their answers: at most 40 lines of at most 100 columns."""
     report = document(account.judge(), 12.3)
     row = report["runs"][0] | {"question": "Which modules of the standard library?", "answer": "long " * 100}
-    lines = final_screen(report | {"runs": [row] * count})
+    asked = [{"act": "order a printed copy for 42 EUR", "platform": "AegisOS", "verdict": "allow", "waited_s": 2.5}] * 3
+    checks = report["checks"] + [{"ok": True, "what": "of what was asked first"}] * 5  # and the daemon's end
+    lines = final_screen(report | {"runs": [row] * count, "asked": asked, "checks": checks})
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 100
 
