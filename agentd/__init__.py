@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from agentd.client.api import Client, Decision
     from agentd.client.find import NoDaemon
     from agentd.client.flush import FlushResult, NotStored
+    from agentd.client.gated import gated
     from agentd.client.runs import Run, Span, Task, current_run, current_span
+    from agentd.client.verdict import GateDenied, GateKeyConflict, GateRefused, GateTimeout, Verdict
     from agentd.errors import AgentdError
 
 __version__ = "0.1.0"
@@ -22,14 +24,20 @@ __all__ = [
     "Client",
     "Decision",
     "FlushResult",
+    "GateDenied",
+    "GateKeyConflict",
+    "GateRefused",
+    "GateTimeout",
     "NoDaemon",
     "NotStored",
     "Run",
     "Span",
     "Task",
+    "Verdict",
     "__version__",
     "current_run",
     "current_span",
+    "gated",
 ]
 _HOME = {
     "AgentdError": "agentd.errors",
@@ -37,13 +45,19 @@ _HOME = {
     "Client": "agentd.client.api",
     "Decision": "agentd.client.api",
     "FlushResult": "agentd.client.flush",
+    "GateDenied": "agentd.client.verdict",
+    "GateKeyConflict": "agentd.client.verdict",
+    "GateRefused": "agentd.client.verdict",
+    "GateTimeout": "agentd.client.verdict",
     "NoDaemon": "agentd.client.find",
     "NotStored": "agentd.client.flush",
     "Run": "agentd.client.runs",
     "Span": "agentd.client.runs",
     "Task": "agentd.client.runs",
+    "Verdict": "agentd.client.verdict",
     "current_run": "agentd.client.runs",
     "current_span": "agentd.client.runs",
+    "gated": "agentd.client.gated",
 }
 
 

@@ -6,19 +6,17 @@ resolves when a destination is opened. Errors are `ConfigError` with file, secti
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct, field
 
+from agentd.config_checks import check_values, nearest
 from agentd.errors import ConfigError, UsageError
 from agentd.paths import socket_path, state_directory
 from agentd.records import KINDS
@@ -234,6 +232,8 @@ class Loaded(Struct, frozen=True):
 SECTIONS: tuple[str, ...] = tuple(Config.__struct_fields__)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RESERVED = frozenset({"v1", "healthz", "readyz", "metrics"})
+_ARRAYS: dict[str, dict[str, type[Struct]]] = {"security": {"peers": PeerRule, "tokens": TokenRule}}
+_ROW = re.compile(r"(?P<array>security\.(?:peers|tokens))\[(?P<index>\d+)\](?P<key>.*)")
 _SECRET_KEYS = frozenset({"api_key", "signing_secret", "token", "key"})
 
 
@@ -270,8 +270,7 @@ def load(
         raise ConfigError(f"{where}: {_explain(error)}") from None
     uid = os.getuid() if uid is None else uid
     config = _fill(config, env, uid)
-    _check(config, where)
-    _check_overlap(config, where, kinds_of)
+    check_values(config, where, kinds_of)
     return Loaded(config, str(path) if path else None)
 
 
@@ -296,6 +295,17 @@ def _check_shape(table: dict[str, Any], where: str) -> None:
                 _check_destination_shape(name, destination, where)
         else:
             _check_keys(body, type(getattr(Config(), section)), f"[{section}]", where)
+        for key, struct in _ARRAYS.get(section, {}).items():
+            _check_array(body.get(key, []), struct, f"[[{section}.{key}]]", where)
+
+
+def _check_array(rows: object, struct: type[Struct], place: str, where: str) -> None:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ConfigError(
+            f"{where}: {place}: expected an array of tables, each with {', '.join(struct.__struct_fields__)}"
+        )
+    for number, row in enumerate(rows, 1):
+        _check_keys(row, struct, f"{place} #{number}", where)
 
 
 def _check_destination_shape(name: str, body: object, where: str) -> None:
@@ -325,9 +335,7 @@ def _check_keys(body: dict[str, Any], struct: type[Struct], place: str, where: s
 
 def _known(key: str, known: tuple[str, ...], where: str, what: str) -> None:
     if key not in known:
-        close = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-        raise ConfigError(f"{where}: {what} {key!r} is unknown; {hint}")
+        raise ConfigError(f"{where}: {what} {key!r} is unknown; {nearest(key, known)}")
 
 
 def _dec_hook(kind: type, value: Any) -> Any:
@@ -344,6 +352,9 @@ def _dec_hook(kind: type, value: Any) -> Any:
 def _explain(error: msgspec.ValidationError) -> str:
     text, _, path = str(error).partition(" - at `")
     place = path.rstrip("`").removeprefix("$.")
+    row = _ROW.fullmatch(place)
+    if row is not None:
+        return f"[[{row['array']}]] #{int(row['index']) + 1}{row['key'].replace('.', ' ', 1)}: {text}"
     section, _, key = place.rpartition(".")
     return f"[{section}] {key}: {text}" if key else text
 
@@ -353,82 +364,6 @@ def _fill(config: Config, env: Mapping[str, str], uid: int) -> Config:
     listen = msgspec.structs.replace(config.listen, socket=config.listen.socket or socket_path(env, uid))
     spool = msgspec.structs.replace(config.spool, directory=config.spool.directory or state_directory(env, uid))
     return msgspec.structs.replace(config, listen=listen, spool=spool)
-
-
-def _check(config: Config, where: str) -> None:
-    for name, destination in config.destinations.items():
-        _check_destination(name, destination, where)
-        batch = config.batch_of(name)
-        if not 1 <= batch.max_events <= 10_000 or not 1 <= (batch.max_request_events or 1) <= 10_000:  # noqa: PLR2004
-            raise ConfigError(f"{where}: [batch] max_events and max_request_events: expected 1 to 10000")
-    if not re.fullmatch(r"0?[0-7]{3}", config.listen.mode):
-        raise ConfigError(f'{where}: [listen] mode: expected octal such as "0660", got {config.listen.mode!r}')
-    if not 1 <= config.intake.max_depth <= 200:  # noqa: PLR2004 - the parser's own limit is near 390 on a deep stack
-        raise ConfigError(f"{where}: [intake] max_depth: expected 1 to 200, got {config.intake.max_depth}")
-    if not 1024 <= config.intake.max_frame_bytes <= MAX_FRAME_BYTES:  # noqa: PLR2004
-        raise ConfigError(f"{where}: [intake] max_frame_bytes: expected 1024 to {MAX_FRAME_BYTES}")
-    if config.memory.budget < 16 * 2**20:
-        raise ConfigError(f'{where}: [memory] budget: expected "16MiB" or more')
-    if config.retry.initial <= 0 or config.retry.max < config.retry.initial:
-        raise ConfigError(f"{where}: [retry]: expected 0 < initial <= max")
-    quotas = sum(config.quota_of(name) for name in config.destinations)
-    if quotas > config.spool.max_bytes:
-        raise ConfigError(
-            f"{where}: the destinations' max_bytes add up to {quotas}, above [spool] max_bytes {config.spool.max_bytes}"
-        )
-
-
-def _check_destination(name: str, destination: Destination, where: str) -> None:
-    place = f"{where}: [destinations.{name}]"
-    unknown = sorted(set(destination.accept or ()) - set(KINDS))
-    if unknown:
-        raise ConfigError(f"{place} accept: {unknown[0]!r} is no kind; known: {', '.join(KINDS)}")
-    if destination.max_in_flight < 1:
-        raise ConfigError(f"{place} max_in_flight: expected 1 or more, got {destination.max_in_flight}")
-    if not destination.base_url:
-        return
-    wrong = ConfigError(f"{place} base_url: expected https://host[:port][/path], got {destination.base_url!r}")
-    try:
-        url = urlsplit(destination.base_url)
-        if url.username or url.password:
-            raise ConfigError(f"{place} base_url: a secret stands in the URL; use api_key")
-        if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment or url.port == 0:
-            raise wrong
-    except ValueError:  # brackets without an address, a port that is none
-        raise wrong from None
-    if url.scheme == "http" and not _is_loopback(url.hostname):
-        raise ConfigError(
-            f"{place} base_url: http:// is for loopback only, the key would travel in the clear; use https://"
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    return host in {"localhost", "::1"} or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
-
-
-def _check_overlap(config: Config, where: str, kinds_of: Callable[[str], Iterable[str]]) -> None:
-    """Two destinations of one platform that take the same kinds of the same agents would send everything twice."""
-    names = list(config.destinations)
-    for index, first in enumerate(names):
-        for second in names[index + 1 :]:
-            a, b = config.destinations[first], config.destinations[second]
-            if a.platform != b.platform or a.copy or b.copy:
-                continue
-            if not _agents_overlap(a, b):
-                continue
-            known = kinds_of(a.platform)
-            if set(a.accepts(known)) & set(b.accepts(known)):
-                raise ConfigError(
-                    f"{where}: [destinations.{first}] and [destinations.{second}] are both {a.platform} and take the same "
-                    f"records; give them different agents or accept, or set copy = true where that is wanted"
-                )
-
-
-def _agents_overlap(a: Destination, b: Destination) -> bool:
-    """Whether some agent's records reach both: a missing table takes every agent, a glob is taken to meet any name like it."""
-    if a.agents is None or b.agents is None:
-        return True
-    return any(fnmatchcase(x, y) or fnmatchcase(y, x) for x in a.agents for y in b.agents)
 
 
 def masked(config: Config) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from msgspec import Raw
 from agentd import __version__
 from agentd.config import Loaded
 from agentd.delivery.courier import Courier
+from agentd.gate.keeper import Keeper
 from agentd.identity import text_of
 from agentd.intake import Peer
 from agentd.intake.sink import SpoolSink
@@ -38,6 +39,8 @@ class DaemonControl:
         sink: SpoolSink,
         couriers: dict[str, Courier],
         connections: Callable[[], int],
+        http_url: Callable[[], str | None] = lambda: None,
+        keeper: Keeper | None = None,
     ) -> None:
         self.draining = False
         self._loaded = loaded
@@ -46,9 +49,17 @@ class DaemonControl:
         self._sink = sink
         self._couriers = couriers
         self._connections = connections
+        self._http_url = http_url
+        self._keeper = keeper
         self._started = time.time()
         self._started_mono = time.monotonic()
-        self._metrics = Metrics(self.status, lambda: iter(spool.books.lines()))
+        self._metrics = Metrics(
+            self.status,
+            lambda: iter(spool.books.lines()),
+            lambda: keeper.verdicts() if keeper is not None else iter(()),
+        )
+        if keeper is not None:
+            keeper.observe(self._metrics.observe_gate)
         self._admins = frozenset({0, os.geteuid(), *self._config.security.admin_uids})
 
     def observer(self, name: str) -> Callable[[str, float, int], None]:
@@ -67,7 +78,7 @@ class DaemonControl:
         return self._metrics.text()
 
     def is_admin(self, peer: Peer) -> bool:
-        return peer.uid in self._admins
+        return peer.local and peer.uid in self._admins
 
     # -- status ------------------------------------------------------------------------------------------------------
 
@@ -82,6 +93,7 @@ class DaemonControl:
             "started_at": rfc3339(self._started),
             "uptime_s": round(time.monotonic() - self._started_mono, 3),
             "socket": self._config.listen.socket,
+            "listen": {"socket": self._config.listen.socket, "http": self._http_url()},
             "config": self._loaded.path,
             "state": "draining" if self.draining else "running",
             "spool": self._spool_status(),
@@ -151,6 +163,7 @@ class DaemonControl:
             "requests": courier.counts.requests if courier else 0,
             "retries": courier.counts.retries if courier else 0,
             "causes": books.causes(name),
+            "gates": self._keeper.status(name) if self._keeper is not None and name in self._keeper.desks else None,
             "balanced": self._balanced(name),
         }
 
@@ -217,7 +230,8 @@ class DaemonControl:
             )
 
         letters = await self._spool.dead_letters(wanted, limit)
-        return [_letter(letter, whole=admin or letter.source.uid == viewer.uid) for letter in letters]
+        known = viewer.uid >= 0  # several whom the kernel doesn't name are not one user
+        return [_letter(letter, whole=admin or (known and letter.source.uid == viewer.uid)) for letter in letters]
 
 
 def _run_at(ref: Ref | None) -> dict[str, Any]:

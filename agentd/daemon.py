@@ -22,7 +22,9 @@ import msgspec
 
 from agentd import __version__, platforms
 from agentd.ageing import AgeingClock
+from agentd.compat.build import build_gateway
 from agentd.config import Config, Destination, Loaded, Secret
+from agentd.config_checks import read_tokens
 from agentd.control import DaemonControl
 from agentd.delivery.backoff import Backoff
 from agentd.delivery.batcher import Limits as BatchLimits
@@ -30,12 +32,16 @@ from agentd.delivery.courier import Courier
 from agentd.delivery.settings import Settings
 from agentd.errors import ConfigError
 from agentd.exchange import Platform, check_options
+from agentd.gate.build import build_keeper
+from agentd.gate.keeper import Keeper
 from agentd.http import Http, Way
 from agentd.identity import Uuid7
 from agentd.intake import streams
+from agentd.intake.access import Access
 from agentd.intake.admit import Admission
 from agentd.intake.admit import Limits as AdmitLimits
 from agentd.intake.dedupe import Window
+from agentd.intake.gates import add_gates
 from agentd.intake.routes import build_app
 from agentd.intake.routing import Route
 from agentd.intake.routing import Table as RoutingTable
@@ -58,6 +64,7 @@ _TICK_S = 1.0
 _VACUUM_EVERY_TICKS = 30
 _STREAM_KEEP_US = 7 * 86400 * 10**6
 _POLL_S = 0.02
+_LAST_ANSWERS_S = 5.0  # for messages that are under way when the daemon is told to stop
 
 
 def now_us() -> int:
@@ -96,7 +103,7 @@ class Target:
             check_options(self.platform, self.destination.options or {})
         except ConfigError as error:
             raise ConfigError(f"[destinations.{name}] {error}") from None
-        if not self.kinds:
+        if not self.kinds and self.platform.calls:
             log.warning("%s: takes gates only; no record is queued for it", name, extra={"action": "gates_only"})
 
     def _read(self, key: str, secret: Secret, env: Mapping[str, str]) -> str:
@@ -184,9 +191,13 @@ class Daemon:
         self.loaded = loaded
         self.ready = asyncio.Event()
         self.left: dict[str, Left] = {}
+        self.dead_letters = 0  # known at the end
         self._handle_signals = handle_signals
         self.config = loaded.config
         self.targets = targets_of(self.config, env)
+        self.access = Access(self.config.security, read_tokens(self.config, env))
+        self.http_url = ""  # where `listen.http` is, with its real port; empty without it, and until `ready`
+        self._trusted = {0, os.geteuid(), *self.config.security.admin_uids}
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._failed = False
@@ -200,28 +211,53 @@ class Daemon:
                 self._name_removed(spool)
                 self._watch(spool.start())
                 http = await stack.enter_async_context(Http())
-                couriers = self._couriers(spool, http)
+                ways = {
+                    name: Way(http, target.base_url, float(target.destination.timeout))
+                    for name, target in self.targets.items()
+                }
+                couriers = self._couriers(spool, ways)
                 sink = await self._sink(spool)
                 stack.push_async_callback(sink.close)
+                keeper = build_keeper(
+                    self.targets, self.config, ways=ways, spool=spool, sink=sink, trusted_uids=self._trusted
+                )
+                stack.push_async_callback(keeper.close)
+                await keeper.start()
                 server: list[Server] = []
                 control = DaemonControl(
-                    self.loaded, spool, sink, couriers, lambda: server[0].connections if server else 0
+                    self.loaded,
+                    spool,
+                    sink,
+                    couriers,
+                    lambda: server[0].connections if server else 0,
+                    lambda: self.http_url or None,
+                    keeper,
                 )
                 for name, courier in couriers.items():
                     courier.observe(control.observer(name))
-                server.append(Server(self.config, sink, build_app(sink, control, self.config)))
+                app = build_app(sink, control, self.config, self.access)
+                add_gates(app, keeper, sink, control, self.config)
+                build_gateway(
+                    self.targets,
+                    self.config,
+                    spool=spool,
+                    sink=sink,
+                    keeper=keeper,
+                    http=http,
+                    is_admin=control.is_admin,
+                ).add_to(app)
+                server.append(Server(self.config, sink, app))
                 await server[0].start()
                 stack.push_async_callback(server[0].aclose)
-                await stack.enter_async_context(self._running(couriers, spool, sink))
-                log.info(
-                    "agentd %s takes records at %s", __version__, self.config.listen.socket, extra={"action": "started"}
-                )
+                self.http_url = server[0].http_url or ""
+                await stack.enter_async_context(self._running(couriers, spool, sink, keeper))
+                places = " and ".join(filter(None, (self.config.listen.socket, self.http_url)))
+                log.info("agentd %s takes records at %s", __version__, places, extra={"action": "started"})
                 self.ready.set()
                 await self._stop.wait()
                 control.draining = True
                 log.info("stopping", extra={"action": "stopping"})
-                await server[0].aclose()
-                await self._drain(spool, couriers)
+                await self._drain(spool, couriers, server[0], keeper)
         log.info("stopped", extra={"action": "stopped"})
         return int(self._failed)
 
@@ -237,10 +273,12 @@ class Daemon:
             self._stop.set()
 
     @contextlib.asynccontextmanager
-    async def _running(self, couriers: dict[str, Courier], spool: Spool, sink: SpoolSink) -> AsyncIterator[None]:
+    async def _running(
+        self, couriers: dict[str, Courier], spool: Spool, sink: SpoolSink, keeper: Keeper
+    ) -> AsyncIterator[None]:
         """The couriers and the housekeeping, until the block ends."""
         tasks = [asyncio.create_task(courier.run(), name=f"courier {name}") for name, courier in couriers.items()]
-        tasks.append(asyncio.create_task(self._housekeeping(spool, sink), name="housekeeping"))
+        tasks.append(asyncio.create_task(self._housekeeping(spool, sink, keeper), name="housekeeping"))
         for task in tasks:
             self._watch(task)
         try:
@@ -285,11 +323,10 @@ class Daemon:
                     queue.live, name, extra={"action": "removed", "destination": name},
                 )  # fmt: skip
 
-    def _couriers(self, spool: Spool, http: Http) -> dict[str, Courier]:
+    def _couriers(self, spool: Spool, ways: Mapping[str, Way]) -> dict[str, Courier]:
         couriers = {}
         for name, target in self.targets.items():
-            way = Way(http, target.base_url, float(target.destination.timeout))
-            courier = Courier(target.settings(), target.platform, SpoolOutbox(spool, name), way)
+            courier = Courier(target.settings(), target.platform, SpoolOutbox(spool, name), ways[name])
             spool.listen(name, courier.touch)
             couriers[name] = courier
         return couriers
@@ -317,7 +354,8 @@ class Daemon:
             window,
             AdmitLimits(int(config.intake.max_record_bytes), config.intake.max_depth),
             Uuid7(),
-            {0, os.geteuid(), *config.security.admin_uids},
+            self._trusted,
+            grants=self.access.grant,
         )
         return SpoolSink(
             admission,
@@ -329,7 +367,7 @@ class Daemon:
             clock=time.monotonic,
         )
 
-    async def _housekeeping(self, spool: Spool, sink: SpoolSink) -> None:
+    async def _housekeeping(self, spool: Spool, sink: SpoolSink, keeper: Keeper) -> None:
         clock = AgeingClock(now_us(), time.monotonic())
         keep_us = int(self.config.runs.keep * 1e6)
         ticks = 0
@@ -338,20 +376,28 @@ class Daemon:
             ticks += 1
             ageing_us = clock.now_us(now_us(), time.monotonic())
             spool.tick(ageing_us, keep_us)
+            keeper.tick()
             if ticks % _VACUUM_EVERY_TICKS == 0:
                 spool.drop_rows(Table.STREAM, sink.prune(ageing_us - _STREAM_KEEP_US))
                 while await spool.vacuum():
                     await asyncio.sleep(0)
 
-    async def _drain(self, spool: Spool, couriers: dict[str, Courier]) -> None:
-        """Send what is queued, due or not, as long as `drain_timeout` allows and something still moves."""
-        deadline = time.monotonic() + float(self.config.shutdown.drain_timeout)
+    async def _drain(self, spool: Spool, couriers: dict[str, Courier], server: Server, keeper: Keeper) -> None:
+        """Take nothing more, answer gates and send what is queued, due or not, within `drain_timeout` and while things move."""
+        drain_s = float(self.config.shutdown.drain_timeout)
+        deadline = time.monotonic() + drain_s
         for courier in couriers.values():
             courier.flush()
+        gates = asyncio.create_task(self._answer_gates(keeper, deadline), name="last gates")
+        await server.aclose(_LAST_ANSWERS_S + (drain_s if keeper.under_way else 0.0))
+        await gates
+        for courier in couriers.values():
+            courier.flush()  # what the last messages and gates brought
         while time.monotonic() < deadline and not self._hurry.is_set():
             if not any(spool.queues[name].live and courier.moving(deadline) for name, courier in couriers.items()):
                 break
             await asyncio.sleep(_POLL_S)
+        self.dead_letters = spool.dead_count
         for name, queue in spool.queues.items():
             if queue.live:
                 reason = couriers[name].status()[1] if name in couriers else "not in the configuration"
@@ -359,6 +405,12 @@ class Daemon:
         if self.left:
             rest = ", ".join(f"{left.records} for {name}" for name, left in self.left.items())
             log.warning("%s stay on disk for the next start", rest, extra={"action": "left"})
+
+    async def _answer_gates(self, keeper: Keeper, deadline: float) -> None:
+        """Let gates that somebody waits for come to an end, then write down what is certain of the others."""
+        while keeper.under_way and time.monotonic() < deadline and not self._hurry.is_set():
+            await asyncio.sleep(_POLL_S)
+        await keeper.close()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ AgentdError
 ├── ConfigError      the operator edits the configuration (exit code 78, sysexits EX_CONFIG)
 ├── UsageError       the caller corrects the command line or the value (exit code 2)
 ├── RecordError      the agent's author corrects the record; `path` names the field
+├── Forbidden        the caller uses an agent, a destination or a right that it was given
 ├── WireError        the peer speaks no dialect of ours; the connection is closed after the answer
 ├── StateError       the operator looks at the state folder or the socket (exit code 1)
 │   ├── AlreadyRunning   another daemon holds the socket or the folder
@@ -38,6 +39,10 @@ class UsageError(AgentdError):
 
 class RecordError(AgentdError):
     """The record is not one of ours."""
+
+
+class Forbidden(AgentdError):  # noqa: N818 - a verdict, as HTTP calls it
+    """Whoever asks may not do this."""
 
 
 class WireError(AgentdError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Raw, Struct
 
@@ -61,6 +61,7 @@ class Traits(Struct, frozen=True):
     introduces: str  # the kind of reference that it makes: action, decision, intent, run, question
     id_field: str  # the field of `request` in which a client may name that itself: action_id; it is not sent
     repeat: bool = False  # the same bytes under the same key act once: may be sent again after a lost answer
+    asker_field: str = "agent_id"  # the field of `request` that may name the agent which asks; empty where it names another
     fails_open: bool = True  # whether fail_mode = "open" covers it
     deadline_s: float = 5.0
     poll_s: float = 0.0  # how often a pending decision is asked for; 0: it can't be followed
@@ -84,8 +85,11 @@ class Gate(Protocol):
         """What the answer to `ask` means. For Lost: UNAVAILABLE, `acted` as `answer.sent` says."""
         ...
 
-    def follow(self, question: Question, platform_id: str) -> Request | None:
-        """The request that asks for the decision on what was made; None where there is no such call."""
+    def follow(self, question: Question, platform_id: str, context: Context) -> Request | None:
+        """The request that asks for the decision on what was made; None where there is no such call.
+
+        Raises Unencodable when what it has to name (the question's run) has died since.
+        """
         ...
 
     def rule_followed(self, question: Question, answer: Response | Lost, attempt: Attempt) -> Ruling:
@@ -93,6 +97,7 @@ class Gate(Protocol):
         ...
 
 
+@runtime_checkable
 class Guarded(Protocol):
     """A gate before which the platform's kill switch is read."""
 

@@ -7,20 +7,28 @@ each answer, and every failure of the network as `Lost` with the one fact that m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Self
 
 import aiohttp
+from yarl import URL
 
 from agentd import __version__
+from agentd.errors import AgentdError
 from agentd.exchange import ANSWER_BYTES, Lost, Request, Response
 
 _CONNECT_S = 5.0
+# of the whole time: where it is short, what hangs in connecting ends as "no connection", and not as an answer that was lost
+_CONNECT_SHARE = 0.9
 _KEEPALIVE_S = 10.0  # below the 15 s and more of common servers: an idle connection is ours to close, not theirs
 # What every request carries beside its platform's own headers
 HEADERS = {"user-agent": f"agentd/{__version__}", "content-type": "application/json", "accept": "application/json"}
+
+_UNSENT = (aiohttp.ClientConnectorError, aiohttp.ServerFingerprintMismatch, aiohttp.ConnectionTimeoutError)
+_FAILED = (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError)
 
 
 class Http:
@@ -45,35 +53,81 @@ class Http:
             await self._session.close()
 
     async def post(
-        self, base_url: str, request: Request, headers: Mapping[str, str], timeout_s: float
+        self,
+        base_url: str,
+        request: Request,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        limit: int = ANSWER_BYTES,
     ) -> Response | Lost:
-        """Send and read at most 64 KiB of the answer."""
-        assert self._session is not None, "used outside its context"  # noqa: S101
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_S)
+        """Send and read at most `limit` bytes of the answer."""
+        connect_s = min(_CONNECT_S, timeout_s * _CONNECT_SHARE)
+        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=connect_s, sock_connect=connect_s)
         try:
-            async with self._session.request(
-                request.method,
-                base_url.rstrip("/") + request.path,
-                data=request.body,
-                headers={**headers, **request.headers},
-                timeout=timeout,
-                allow_redirects=False,
-            ) as answer:
-                body = await _read(answer)
+            async with self._request(base_url, request, headers, timeout) as answer:
+                body = await _read(answer, limit)
                 return Response(answer.status, {n.lower(): _text(v) for n, v in answer.headers.items()}, body)
-        except (
-            aiohttp.ClientConnectorError,
-            aiohttp.ServerFingerprintMismatch,
-            aiohttp.ConnectionTimeoutError,
-        ) as error:
+        except _UNSENT as error:
             return Lost(_name(error), sent=False)
-        except (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError) as error:
+        except _FAILED as error:
             return Lost(_name(error), sent=True)
 
+    @contextlib.asynccontextmanager
+    async def open(
+        self, base_url: str, request: Request, headers: Mapping[str, str], timeout_s: float, *, streams: bool = False
+    ) -> AsyncIterator[Opened | Lost]:
+        """Send, and leave the body to be read within the block. With `streams` the time limit is for each silence in it."""
+        total, silence = (None, timeout_s) if streams else (timeout_s, None)
+        connect_s = min(_CONNECT_S, timeout_s * _CONNECT_SHARE)
+        timeout = aiohttp.ClientTimeout(total=total, connect=connect_s, sock_connect=connect_s, sock_read=silence)
+        async with contextlib.AsyncExitStack() as stack:
+            found: Opened | Lost
+            try:
+                found = Opened(await stack.enter_async_context(self._request(base_url, request, headers, timeout)))
+            except _UNSENT as error:
+                found = Lost(_name(error), sent=False)
+            except _FAILED as error:
+                found = Lost(_name(error), sent=True)
+            yield found
 
-async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    def _request(
+        self, base_url: str, request: Request, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        assert self._session is not None, "used outside its context"  # noqa: S101
+        return self._session.request(
+            request.method,
+            URL(str(URL(base_url)).rstrip("/") + request.path, encoded=True),  # a quoted path goes out as it is
+            data=request.body,
+            headers={**headers, **request.headers},
+            timeout=timeout,
+            allow_redirects=False,
+        )
+
+
+class Opened:
+    """An answer whose body is still to be read."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self._answer = answer
+        self.status = answer.status
+        self.headers = {name.lower(): _text(value) for name, value in answer.headers.items()}
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """The body as it comes, unpacked. Raises Broken when it does not come to its end."""
+        try:
+            async for part in self._answer.content.iter_any():
+                yield part
+        except _FAILED as error:
+            raise Broken(_name(error)) from error
+
+
+class Broken(AgentdError):  # noqa: N818 - what became of an answer
+    """The answer broke off."""
+
+
+async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
     parts: list[bytes] = []
-    left = ANSWER_BYTES
+    left = limit
     while left > 0 and (part := await answer.content.read(left)):
         parts.append(part)
         left -= len(part)
@@ -103,6 +157,23 @@ class Way:
         self._http = http
         self._base_url = base_url
         self._timeout_s = timeout_s
+        self._unreachable = False
 
-    async def send(self, request: Request, headers: Mapping[str, str]) -> Response | Lost:
-        return await self._http.post(self._base_url, request, headers, self._timeout_s)
+    @property
+    def unreachable(self) -> bool:
+        """Whether the last request, whatever it was for, found no connection."""
+        return self._unreachable
+
+    async def send(
+        self,
+        request: Request,
+        headers: Mapping[str, str],
+        *,
+        timeout_s: float | None = None,
+        limit: int = ANSWER_BYTES,
+    ) -> Response | Lost:
+        """One request; its time limit is the destination's own unless `timeout_s` says another."""
+        seconds = self._timeout_s if timeout_s is None else timeout_s
+        answer = await self._http.post(self._base_url, request, headers, seconds, limit)
+        self._unreachable = isinstance(answer, Lost) and not answer.sent
+        return answer

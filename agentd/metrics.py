@@ -23,8 +23,12 @@ class Metrics:
     """The registry; `status` and `books` are read at each scrape."""
 
     def __init__(
-        self, status: Callable[[], dict[str, Any]], books: Callable[[], Iterator[tuple[str, str, str, str, int]]]
+        self,
+        status: Callable[[], dict[str, Any]],
+        books: Callable[[], Iterator[tuple[str, str, str, str, int]]],
+        gates: Callable[[], Iterator[tuple[str, str, str, int]]] = lambda: iter(()),
     ) -> None:
+        """`gates` gives (destination, gate, verdict, count)."""
         self._registry = CollectorRegistry(auto_describe=False)
         self._requests = Histogram(
             "agentd_request_seconds", "Time of a request to a platform, by what its answer meant.",
@@ -37,12 +41,20 @@ class Metrics:
             buckets=_RECORDS,
             registry=self._registry,
         )
-        self._registry.register(_FromStatus(status, books))
+        self._gates = Histogram(
+            "agentd_gate_seconds", "Time from a question to its first verdict.",
+            ("destination", "gate"), buckets=_SECONDS, registry=self._registry,
+        )  # fmt: skip
+        self._registry.register(_FromStatus(status, books, gates))
 
     def observe(self, destination: str, verdict: str, seconds: float, records: int) -> None:
         """One request has been answered, or not."""
         self._requests.labels(destination, verdict).observe(seconds)
         self._batches.labels(destination).observe(records)
+
+    def observe_gate(self, destination: str, gate: str, seconds: float) -> None:
+        """A gate has its first verdict."""
+        self._gates.labels(destination, gate).observe(seconds)
 
     def text(self) -> tuple[bytes, str]:
         """The exposition and its content type."""
@@ -51,10 +63,14 @@ class Metrics:
 
 class _FromStatus(Collector):
     def __init__(
-        self, status: Callable[[], dict[str, Any]], books: Callable[[], Iterator[tuple[str, str, str, str, int]]]
+        self,
+        status: Callable[[], dict[str, Any]],
+        books: Callable[[], Iterator[tuple[str, str, str, str, int]]],
+        gates: Callable[[], Iterator[tuple[str, str, str, int]]],
     ) -> None:
         self._status = status
         self._books = books
+        self._gates = gates
 
     def collect(self) -> Iterator[Metric]:
         status = self._status()
@@ -63,6 +79,7 @@ class _FromStatus(Collector):
         yield from _intake(status["intake"])
         yield from _spool(status["spool"], status["dead_letters"])
         yield self._records()
+        yield self._verdicts()
         yield from _destinations(status["destinations"])
 
     def _records(self) -> Metric:
@@ -72,6 +89,14 @@ class _FromStatus(Collector):
         )  # fmt: skip
         for destination, kind, state, cause, count in self._books():
             family.add_metric((destination, kind, state, cause), count)
+        return family
+
+    def _verdicts(self) -> Metric:
+        family = CounterMetricFamily(
+            "agentd_gates", "Verdicts of gates since the start.", labels=("destination", "gate", "verdict")
+        )
+        for destination, gate, verdict, count in self._gates():
+            family.add_metric((destination, gate, verdict), count)
         return family
 
 

@@ -28,6 +28,8 @@ class Cause(StrEnum):
     SPOOL_FULL = "spool_full"  # the destination's quota or the disk is full
     ID_CONFLICT = "id_conflict"  # the same id with other content
     FOREIGN_REFERENCE = "foreign_reference"  # another agent's run, decision or action
+    FORBIDDEN_AGENT = "forbidden_agent"  # an agent that its sender may not speak for ([[security.peers]], tokens)
+    FORBIDDEN_DESTINATION = "forbidden_destination"  # a destination that its sender may not use
     # shed from a full queue, oldest first
     QUEUE_FULL = "queue_full"
     # buried: a dead letter with the platform's answer

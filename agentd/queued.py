@@ -62,6 +62,7 @@ class Seal(Struct, array_like=True):
 
 
 INTRODUCED, KNOWN, DEAD = "introduced", "known", "dead"
+GATE_LANE = "gate:"  # begins the lane of a reference that a gate introduced; the gate's id follows
 
 
 class Ref(Struct, array_like=True):
@@ -80,6 +81,11 @@ class Ref(Struct, array_like=True):
     row: int = 0
     delivered: int = 0  # records; reaches the disk within a second, so that a kill may leave it a little low
     lane: str = ""  # its introducer's: a decision made within a run stands in the run's lane
+
+
+def is_anothers(ref: Ref, whose: Ref | Source) -> bool:
+    """Whether it is another user's, or of another agent where both are named; unnamed is the destination's own agent."""
+    return ref.uid != whose.uid or bool(ref.agent and whose.agent and ref.agent != whose.agent)
 
 
 class Death(Struct):

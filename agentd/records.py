@@ -41,6 +41,7 @@ class _Common(Struct, tag_field="kind", forbid_unknown_fields=True, omit_default
     id: UUID | None = None
     to: Name | list[Name] | None = None
     agent_id: Id | None = None
+    extra: dict[str, Raw] | None = None  # what the platform takes and agentd has no field for; merged into the request
 
 
 class RunStart(_Common, tag="run.start"):

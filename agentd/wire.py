@@ -48,8 +48,11 @@ class Hello(Struct, forbid_unknown_fields=False, kw_only=True):
 
 
 class Rejected(Struct, omit_defaults=True, gc=False):
+    """Why a record was refused. With `to` by these destinations alone: others took it, and it is wanted again for these."""
+
     index: int
     error: str
+    to: list[str] = []
 
 
 class Ack(Struct, omit_defaults=True, gc=False):
@@ -79,7 +82,7 @@ class _RawEnvelope(Struct, gc=False):
 
 _decode_records = msgspec.json.Decoder(list[Record]).decode
 _record_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
-_decode_record = _record_decoder.decode
+decode_record = _record_decoder.decode  # a single record; raises msgspec.DecodeError
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_raw_envelope = msgspec.json.Decoder(_RawEnvelope).decode
 _decode_raw_list = msgspec.json.Decoder(list[Raw]).decode
@@ -158,7 +161,7 @@ def _decode_fast(data: bytes) -> Message | Hello:
     if head.startswith(b"["):
         return Message(None, list(_decode_records(data)))
     if head.startswith(b'{"kind"'):
-        return Message(None, [_decode_record(data)])
+        return Message(None, [decode_record(data)])
     return _decode_slowly(data)
 
 
@@ -186,7 +189,7 @@ def _decode_slowly(data: bytes) -> Message | Hello:
 def _judge(raw: Raw) -> Record | RecordError:
     data = bytes(raw)
     try:
-        return _decode_record(data)
+        return decode_record(data)
     except msgspec.ValidationError as error:
         return RecordError(explain(error, data))
     except RecursionError:

@@ -28,7 +28,7 @@ VOCABULARY = {
     "standin",
     "ageing",
 }
-EQUIPMENT = {"config", "variables", "metrics", "http", "logs", "systemd"}
+EQUIPMENT = {"config", "config_checks", "variables", "metrics", "http", "logs", "systemd"}
 ROOMS = {"intake", "spool", "delivery", "platforms"}
 ROOT_ROOM = ""  # agentd/__init__.py: the version, and names that are loaded when they are asked for
 COMMON = VOCABULARY | {ROOT_ROOM}
@@ -132,7 +132,7 @@ def test_a_library_has_its_place(name):
 
 
 def test_the_pure_centre_does_no_io():
-    """What decides in delivery imports neither event loop, socket, file system nor clock."""
+    """What decides in delivery and over gates imports neither event loop, socket, file system nor clock."""
     for name in ("backoff", "batcher", "circuit", "lanes"):
         found = {other.split(".")[0] for other in imports(ast.walk(TREES[f"agentd.delivery.{name}"]))}
         assert found.isdisjoint({"asyncio", "socket", "os", "time", "pathlib", "random", "logging"}), name
@@ -142,6 +142,7 @@ def test_the_pure_centre_does_no_io():
         "agentd.records",
         "agentd.wire",
         "agentd.exchange",
+        *(f"agentd.gate.{part}" for part in ("answers", "asking", "book", "breaker", "verdict")),
     ):
         found = {other.split(".")[0] for other in imports(ast.walk(TREES[name]))}
         assert found.isdisjoint({"asyncio", "socket", "os", "time", "pathlib", "random"}), name

@@ -215,4 +215,7 @@ def _platform(about: str, destination: Destination) -> Iterator[Finding]:
     check_options(platform, destination.options or {})
     yield Finding("ok", about, f"platform {platform.name} at {base_url}")
     if not kinds:
-        yield Finding("warning", about, "takes gates only: no record will be queued for it")
+        level: Literal["ok", "warning"] = (
+            "warning" if platform.calls else "ok"
+        )  # by its nature, or because of `accept = []`
+        yield Finding(level, about, "takes gates only: no record will be queued for it")

@@ -62,7 +62,7 @@ def show(gate_id: str, socket: str | None, *, as_json: bool) -> None:
 def resolve(
     gate_id: str, verdict: str, platform_id: str | None, note: str | None, socket: str | None, *, as_json: bool
 ) -> None:
-    """Say what became of one whose answer was lost. `unavailable` says that nothing did: it may be asked again."""
+    """Say what became of one whose answer was lost. `unavailable` says that nothing did, and frees its key."""
     given = {"verdict": verdict, "platform_id": platform_id, "note": note}
     body = json.dumps({name: value for name, value in given.items() if value is not None}).encode()
     found = daemon(socket).post(f"/v1/gates/{quote(gate_id, safe='')}/resolve", body=body)
@@ -71,7 +71,7 @@ def resolve(
         return
     key = f", key {found['key']}" if found["key"] else ""
     click.echo(f"{found['gate_id']}: {_verdict(found)} ({found['gate']} at {found['destination']}{key})")
-    if found["verdict"] == "unavailable":
+    if not found["acted"]:
         click.echo("the same question may be asked again under its key" if found["key"] else "nothing was made of it")
 
 

@@ -40,6 +40,26 @@ class IntakeStatus(Struct, frozen=True):
     lost_before_intake: dict[str, int] = {}
 
 
+class GatesStatus(Struct, frozen=True):
+    """How the gates of a destination were answered since the start, and how many are under way or followed."""
+
+    open: int = 0
+    allow: int = 0
+    deny: int = 0
+    review: int = 0
+    pending: int = 0
+    unavailable: int = 0
+    circuit: str = "closed"
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        """What there is to say, or nothing."""
+        words = ("open", "allow", "deny", "review", "pending", "unavailable")
+        counts = [f"{getattr(self, word)} {word}" for word in words if getattr(self, word)]
+        away = [] if self.circuit == "closed" else [f"circuit {self.circuit}: {self.reason}"]
+        return ", ".join(counts + away)
+
+
 class DestinationStatus(Struct, frozen=True):
     state: str
     reason: str | None = None
@@ -58,6 +78,7 @@ class DestinationStatus(Struct, frozen=True):
     requests: int = 0
     retries: int = 0
     causes: dict[str, dict[str, int]] = {}
+    gates: GatesStatus = GatesStatus()
     balanced: bool = True
 
     @property
@@ -155,7 +176,8 @@ def _reason(there: DestinationStatus) -> list[str]:
     lines = [f"    {there.reason}"] if there.reason else []
     if there.retry_in_s is not None:
         lines.append(f"    next try in {format_duration(there.retry_in_s)}")
-    return lines + [f"    {end}: {_causes(causes)}" for end, causes in there.causes.items() if _causes(causes)]
+    lines += [f"    {end}: {_causes(causes)}" for end, causes in there.causes.items() if _causes(causes)]
+    return [*lines, f"    gates: {there.gates}"] if str(there.gates) else lines
 
 
 def _causes(counts: dict[str, int]) -> str:

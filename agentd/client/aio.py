@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+import inspect
+from collections.abc import Awaitable, Callable, Generator
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
+from agentd.client.acting import Acting
+from agentd.client.aio_gates import Pending, play
 from agentd.client.api import BaseClient, Decision, raise_unless_stored
+from agentd.client.asking import DECISION_TIMEOUT_S, Gates
 from agentd.client.buffer import Ticket
 from agentd.client.flush import FlushResult, check, delivered, flush_stored, result_of
+from agentd.client.gates import Steps
+from agentd.client.verdict import Verdict
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from agentd.client.channel import Channel
-    from agentd.client.fields import DecisionFields
+    from agentd.client.fields import ActionRequest, DecisionFields
+
+T = TypeVar("T")
 
 
 class PendingDecision(Decision, frozen=True):
@@ -55,8 +63,60 @@ class _Bell:
             return
 
 
-class AsyncClient(BaseClient):
+class AsyncClient(Gates[Pending[Verdict], Pending[str]], BaseClient):
     """The client for asyncio. `async with AsyncClient() as client:` flushes at the end."""
+
+    def _verdict(self, steps: Steps[Verdict]) -> Pending[Verdict]:
+        return Pending(play(self._find, steps), "AsyncClient.gate")
+
+    def _text(self, steps: Steps[str]) -> Pending[str]:
+        return Pending(play(self._find, steps), "AsyncClient.request_human_input")
+
+    @overload
+    def execute_if_authorized(
+        self,
+        action_type: str,
+        resource: str,
+        execute: Callable[[], Awaitable[T]],
+        *,
+        timeout: float | None = None,
+        result: Callable[[T], object] | None = None,
+        **fields: Unpack[ActionRequest],
+    ) -> Pending[T]: ...
+    @overload
+    def execute_if_authorized(
+        self,
+        action_type: str,
+        resource: str,
+        execute: Callable[[], T],
+        *,
+        timeout: float | None = None,
+        result: Callable[[T], object] | None = None,
+        **fields: Unpack[ActionRequest],
+    ) -> Pending[T]: ...
+    def execute_if_authorized(
+        self,
+        action_type: str,
+        resource: str,
+        execute: Callable[[], Any],
+        *,
+        timeout: float | None = None,
+        result: Callable[[Any], object] | None = None,
+        **fields: Unpack[ActionRequest],
+    ) -> Pending[Any]:
+        """As `Client.execute_if_authorized`; what `execute` returns is awaited if that is possible."""
+        steps = self._asking_action(action_type, resource, DECISION_TIMEOUT_S if timeout is None else timeout, fields)
+        return Pending(self._execute(steps, execute, result), "AsyncClient.execute_if_authorized")
+
+    async def _execute(
+        self, steps: Steps[Verdict], execute: Callable[[], Any], result: Callable[[Any], object] | None
+    ) -> Any:
+        verdict = (await play(self._find, steps)).require()
+        with Acting(self, verdict, result) as act:
+            made = execute()
+            value = await made if inspect.isawaitable(made) else made
+            act.done(value)
+        return value
 
     def log_decision(
         self,

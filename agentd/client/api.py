@@ -10,15 +10,19 @@ import os
 from collections.abc import Callable, Mapping
 from time import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
 
 from agentd.client import mode
+from agentd.client.acting import Acting
+from agentd.client.asking import Gates, Questions
 from agentd.client.buffer import INFO, Dropped, Stats, Ticket
 from agentd.client.flush import FlushResult, NotStored, check, delivered, flush_stored
+from agentd.client.gates import Steps, play
 from agentd.client.runs import Events, Run, current_run, current_span, make_id
 from agentd.client.sender import Sender
+from agentd.client.verdict import Verdict
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from agentd.client.channel import Channel
     from agentd.client.fields import (
         ActionFields,
+        ActionRequest,
         Common,
         CrmSyncFields,
         DecisionFields,
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
 REQUIRED_TIMEOUT_S = 2.0
 _MIN_RECORD_BYTES = 1024
 _OFF = ("", "0", "false", "no", "off")
+T = TypeVar("T")
 
 
 class Decision(Struct, frozen=True):
@@ -62,8 +68,12 @@ def _is_set(env: Mapping[str, str], name: str) -> bool:
     return env.get(name, "").strip().lower() not in _OFF
 
 
-def _id_of(decision: object) -> object:
-    return decision.decision_id if isinstance(decision, Decision) else decision
+def _about(name: str, subject: str | Decision | Verdict) -> dict[str, Any]:
+    """What a later record is about. A verdict also says where its id is known, and whose it is."""
+    if isinstance(subject, Verdict):
+        place = {"to": subject.destination, "agent_id": subject.agent_id}
+        return {name: subject.id, **{key: value for key, value in place.items() if value}}
+    return {name: subject.decision_id if isinstance(subject, Decision) else subject}
 
 
 def _finder(socket: str | None) -> Callable[[], str]:
@@ -77,7 +87,7 @@ def _finder(socket: str | None) -> Callable[[], str]:
     return find
 
 
-class BaseClient(Events):
+class BaseClient(Events, Questions):
     """All that never waits: shared by `Client` and `AsyncClient`."""
 
     def __init__(
@@ -198,51 +208,57 @@ class BaseClient(Events):
         place = {"run_id": run.run_id if run else None, "span_id": span.span_id if span else None}
         return {**place, **values}
 
-    def capture_snapshot(self, decision_id: str | Decision, snapshot: object, **fields: Unpack[SnapshotFields]) -> None:
+    def capture_snapshot(
+        self, decision_id: str | Decision | Verdict, snapshot: object, **fields: Unpack[SnapshotFields]
+    ) -> None:
         """Keep what a decision was made of: prompt, answer, evaluation."""
         values = {"captured_at": time(), **self._placed(dict(fields))}
         content = {} if snapshot is None else snapshot
-        self._sender.record("snapshot", {"decision_id": _id_of(decision_id), "snapshot": content, **values})
+        self._sender.record("snapshot", {**_about("decision_id", decision_id), "snapshot": content, **values})
 
     def record_execution(
-        self, decision_id: str | Decision, *, execution_status: str, **fields: Unpack[ExecutionFields]
+        self, decision_id: str | Decision | Verdict, *, execution_status: str, **fields: Unpack[ExecutionFields]
     ) -> None:
         """What was done upon a decision."""
-        values = {"decision_id": _id_of(decision_id), "execution_status": execution_status, **fields}
+        values = {**_about("decision_id", decision_id), "execution_status": execution_status, **fields}
         self._sender.record("execution", values)
 
     def record_outcome(
-        self, decision_id: str | Decision, *, outcome_status: str, **fields: Unpack[OutcomeFields]
+        self, decision_id: str | Decision | Verdict, *, outcome_status: str, **fields: Unpack[OutcomeFields]
     ) -> None:
         """What came of a decision."""
-        values = {"decision_id": _id_of(decision_id), "outcome_status": outcome_status, **fields}
+        values = {**_about("decision_id", decision_id), "outcome_status": outcome_status, **fields}
         self._sender.record("outcome", values)
 
     def record_crm_sync(
-        self, decision_id: str | Decision, *, sync_status: str, **fields: Unpack[CrmSyncFields]
+        self, decision_id: str | Decision | Verdict, *, sync_status: str, **fields: Unpack[CrmSyncFields]
     ) -> None:
         """What of a decision was written into the CRM."""
-        self._sender.record("crm_sync", {"decision_id": _id_of(decision_id), "sync_status": sync_status, **fields})
+        self._sender.record("crm_sync", {**_about("decision_id", decision_id), "sync_status": sync_status, **fields})
 
-    def complete_action(self, action_id: str, result: object = None, **fields: Unpack[ActionFields]) -> None:
+    def complete_action(self, action_id: str | Verdict, result: object = None, **fields: Unpack[ActionFields]) -> None:
         """An action that was allowed has been carried out."""
-        values = {"occurred_at": time(), **fields}
-        self._sender.record("action.completed", {"action_id": action_id, "result": result, **values})
+        values = {"occurred_at": time(), **_about("action_id", action_id), **fields}
+        self._sender.record("action.completed", {"result": result, **values})
 
-    def fail_action(self, action_id: str, error: object, **fields: Unpack[ActionFields]) -> None:
+    def fail_action(self, action_id: str | Verdict, error: object, **fields: Unpack[ActionFields]) -> None:
         """An action that was allowed went wrong. An exception may be given as it is."""
-        values = {"occurred_at": time(), **fields}
-        self._sender.record(
-            "action.failed", {"action_id": action_id, "error": error if error is not None else "", **values}
-        )
+        values = {"occurred_at": time(), **_about("action_id", action_id), **fields}
+        self._sender.record("action.failed", {"error": error if error is not None else "", **values})
 
     def heartbeat(self, status: str | None = None, metrics: object = None, **fields: Unpack[Common]) -> None:
         """The agent lives. Only the newest per agent is kept."""
         self._sender.record("heartbeat", {"status": status, "metrics": metrics, **fields}, INFO)
 
 
-class Client(BaseClient):
+class Client(Gates[Verdict, str], BaseClient):
     """The daemon's friend in the agent's process. `with Client() as client:` flushes at the end."""
+
+    def _verdict(self, steps: Steps[Verdict]) -> Verdict:
+        return play(self._find, steps)
+
+    def _text(self, steps: Steps[str]) -> str:
+        return play(self._find, steps)
 
     def log_decision(
         self,
@@ -269,7 +285,25 @@ class Client(BaseClient):
         raise_unless_stored(ticket, wait)
         return decision
 
-    # The gates (`gate`, `wait`) find their place here: they share `_find` and `_why_disabled`, and nothing of the channel.
+    def execute_if_authorized(
+        self,
+        action_type: str,
+        resource: str,
+        execute: Callable[[], T],
+        *,
+        timeout: float | None = None,
+        result: Callable[[T], object] | None = None,
+        **fields: Unpack[ActionRequest],
+    ) -> T:
+        """Ask ASCEND for leave, then call `execute` and report how it went; `result` makes what is reported of its result.
+
+        Raises GateDenied unless the verdict proceeds. What `execute` raises is reported and raised again.
+        """
+        verdict = self.evaluate_action(action_type, resource, timeout=timeout, **fields).require()
+        with Acting(self, verdict, result) as act:
+            value = execute()
+            act.done(value)
+        return value
 
     def flush(self, timeout: float = 5.0, until: str = "stored") -> FlushResult:
         """Wait until everything emitted so far is on the daemon's disk, or also `delivered` to the platforms."""

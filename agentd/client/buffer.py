@@ -5,11 +5,14 @@
 `buffered` is what is queued here plus what is under way to the daemon and unanswered. Both count towards the bound, since
 both are memory. When a new record finds no room, the oldest `debug` record goes, then the oldest `info`; a new record never
 pushes out one that matters more than itself, so a `debug` that finds only `info` is lost itself. Records that are never
-shed (warn, error, runs, tasks, decisions) push out the oldest of their own only when nothing else is left: the bound holds.
+shed (warn, error, runs, tasks, decisions) push out others of their own only when nothing else is left: the bound holds.
+First go those that are parked, as they wait for what is full, the newest before the older that they have to follow; then
+the oldest of the rest.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final, NamedTuple, Self
@@ -109,12 +112,18 @@ class Buffer:
         self.bytes_queued = 0
         self.bytes_under_way = 0
         self._queues: tuple[_Queue, _Queue, _Queue] = (deque(), deque(), deque())
+        self._parked: list[_Row] = []  # by number; they count as queued
         self._seen: set[str] = set()
         self._lost_of_run: dict[str, int] = {}
 
     @property
     def buffered(self) -> int:
         return self.queued + self.under_way
+
+    @property
+    def parked(self) -> int:
+        """Of those queued, how many were refused before for want of room."""
+        return len(self._parked)
 
     def put(self, kind: str, rank: int, run_id: str, data: Data, size: int, ticket: Ticket | None = None) -> None:
         """Take a new record of at most `size` bytes, at the cost of older or lesser ones where there is no room."""
@@ -139,14 +148,26 @@ class Buffer:
         if self.under_way >= self.max_records or self.bytes_under_way + size > self.max_bytes:
             return False
         while self.buffered >= self.max_records or self.bytes_queued + self.bytes_under_way + size > self.max_bytes:
-            victims = next((queue for queue in self._queues[: rank + 1] if queue), None)
-            if victims is None:
+            victim = self._victim(rank)
+            if victim is None:
                 return False
-            self._lose(self._pop(victims), self.full_cause)
+            self._lose(victim, self.full_cause)
         return True
 
+    def _victim(self, rank: int) -> Entry | None:
+        queues = self._queues
+        lesser = next((queue for queue in queues[: min(rank + 1, KEEP)] if queue), None)
+        if lesser is not None or rank < KEEP:
+            return None if lesser is None else self._pop(lesser)
+        if self._parked:
+            return self._unqueued(self._parked.pop())
+        return self._pop(queues[KEEP]) if queues[KEEP] else None
+
     def _pop(self, queue: _Queue) -> Entry:
-        entry = Entry(*queue.popleft())
+        return self._unqueued(queue.popleft())
+
+    def _unqueued(self, row: _Row) -> Entry:
+        entry = Entry(*row)
         self.queued -= 1
         self.bytes_queued -= entry.size
         return entry
@@ -164,19 +185,45 @@ class Buffer:
             if size > room and taken:
                 break
             room -= size
-            entry = self._pop(queue)
-            self.under_way += 1
-            self.bytes_under_way += size
-            taken.append(entry)
+            taken.append(self._pop(queue))
+            self._leave(taken[-1])
         return taken
 
-    def put_back(self, entries: list[Entry]) -> None:
-        """Return records that were under way to the front of their queues. They are older than all that waits."""
-        for entry in sorted(entries, reverse=True):
-            self._landed(entry)
-            self._queues[entry.rank].appendleft(entry)
-            self.queued += 1
-            self.bytes_queued += entry.size
+    def _leave(self, entry: Entry) -> None:
+        self.under_way += 1
+        self.bytes_under_way += entry.size
+
+    def park(self, entry: Entry, data: Data | None = None) -> None:
+        """Keep a record that was under way until there is room for it; `data`: what shall go out instead."""
+        self._landed(entry)
+        if data is not None:
+            entry = entry._replace(data=data, size=max(entry.size, len(data)))
+        insort(self._parked, entry)
+        self.queued += 1
+        self.bytes_queued += entry.size
+
+    def take_parked(self, after: int, max_records: int, max_bytes: int) -> list[Entry]:
+        """The oldest parked records with a number above `after`, now under way. At least one if there is any."""
+        start = stop = self._after(after)
+        room = max_bytes
+        while stop < min(len(self._parked), start + max_records):
+            room -= self._parked[stop][_SIZE]
+            if room < 0 and stop > start:
+                break
+            stop += 1
+        rows = self._parked[start:stop]
+        del self._parked[start:stop]
+        taken = [self._unqueued(row) for row in rows]
+        for entry in taken:
+            self._leave(entry)
+        return taken
+
+    def parked_after(self, number: int) -> bool:
+        """Whether one with a higher number is parked."""
+        return self._after(number) < len(self._parked)
+
+    def _after(self, number: int) -> int:
+        return bisect_right(self._parked, number, key=_number)
 
     def accept(self, entry: Entry) -> None:
         """The daemon has it on disk."""
@@ -203,6 +250,8 @@ class Buffer:
         for queue in self._queues:
             while queue:
                 self._lose(self._pop(queue), cause)
+        while self._parked:
+            self._lose(self._unqueued(self._parked.pop(0)), cause)
 
     def _landed(self, entry: Entry) -> None:
         self.under_way -= 1
@@ -231,11 +280,16 @@ class Buffer:
 
     def oldest_queued(self) -> int | None:
         """The smallest number that waits."""
-        return min((queue[0][0] for queue in self._queues if queue), default=None)
+        return min((queue[0][0] for queue in (*self._queues, self._parked) if queue), default=None)
+
+    def oldest_size(self) -> int | None:
+        """The size of the record that `take` would begin with."""
+        heads = [queue for queue in self._queues if queue]
+        return min(heads, key=_first_number)[0][_SIZE] if heads else None
 
     def queued_until(self, number: int) -> int:
         """How many wait that were emitted no later than `number`."""
-        return sum(entry[0] <= number for queue in self._queues for entry in queue)
+        return sum(entry[0] <= number for queue in (*self._queues, self._parked) for entry in queue)
 
     def lost_by(self) -> dict[str, int]:
         """The losses as `cause:kind` → count, as the hello reports them."""
@@ -258,3 +312,7 @@ class Buffer:
 
 def _first_number(queue: _Queue) -> int:
     return queue[0][0]
+
+
+def _number(row: _Row) -> int:
+    return row[0]

@@ -276,7 +276,7 @@ class Channel:
     def rest(self) -> bool:
         """Whether there is nothing to do; from then on whoever brings work wakes the thread."""
         with self._lock:
-            outstanding = self._buffer.queued if self._ready.is_set() else self._buffer.buffered or self._open_runs > 0
+            outstanding = self._outbox.queued if self._ready.is_set() else self._buffer.buffered or self._open_runs > 0
             self._idle = not outstanding
             return self._idle
 
@@ -285,10 +285,18 @@ class Channel:
         return hurried
 
     def queued(self) -> int:
-        return self._buffer.queued
+        return self._outbox.queued
 
     def full(self) -> bool:
         return self._outbox.spool_full
+
+    def parked(self) -> int:
+        """Failed tries, and one more, to have parked records taken; 0: none is parked, or it is being tried."""
+        outbox = self._outbox
+        return outbox.failed_sweeps + 1 if self._buffer.parked and not outbox.sweeping else 0
+
+    def sweep(self) -> None:
+        self._guarded(self._outbox.sweep)
 
     def hello(self) -> bytes:
         return self._guarded(self._outbox.hello)
@@ -309,7 +317,7 @@ class Channel:
 
     def on_answer(self, answer: dict[str, Any]) -> str | None:
         against = self._guarded(lambda: self._outbox.on_answer(answer))
-        self._reason = "spool full" if self._outbox.spool_full else ""
+        self._reason = "spool full" if self._outbox.spool_full or self._buffer.parked else ""
         self._tell_watchers()
         return against
 

@@ -118,3 +118,102 @@ class CrmSyncFields(Common, total=False):
 class ActionFields(Common, total=False):
     duration_ms: int
     occurred_at: Moment
+
+
+# -- gates -----------------------------------------------------------------------------------------------------------------
+
+
+class Asking(TypedDict, total=False):
+    """How a gate is asked. Left out: run and span of the context, the run's agent, the gate's own deadline, no key."""
+
+    to: str | None  # the destination, where more than one has such a gate
+    key: str | None  # of the client's making: asked again under it, the same verdict comes and nothing acts twice
+    agent_id: str | None
+    run_id: str | None
+    span_id: str | None
+
+
+class DeadlineAsking(Asking, total=False):
+    deadline: float | None  # seconds
+
+
+class DecideFields(DeadlineAsking, total=False):
+    """What `decide` takes beside the question."""
+
+    mode: str  # rulebook (binding), single, multi, runtime
+    binding_mode: str
+    rulebook: Mapping[str, Any]
+    context: Mapping[str, Any]
+    adapter: Mapping[str, Any]
+    options: Sequence[Any]
+    response_view: str  # minimal, standard, full
+    decision_id: str  # the client's own name for the decision
+
+
+class ActionRequest(Asking, total=False):
+    """What asking for an action takes beside its type and resource."""
+
+    agent_name: str
+    parameters: Mapping[str, Any]
+    action_details: Mapping[str, Any]
+    context: Any
+    metadata: Mapping[str, Any]
+    resource_id: str
+    risk_indicators: Any
+    require_approval: bool
+    orchestration_session_id: str
+    parent_action_id: int
+    orchestration_depth: int
+    mcp_server_name: str
+    model_id: str
+    tool_name: str
+    description: str
+    business_justification: str
+    action_id: str  # the client's own name for the action
+
+
+class IntentFields(DeadlineAsking, total=False):
+    """What `submit_intent` takes beside amount, currency and reason."""
+
+    confidence: float
+    merchant: str
+    merchant_category: str
+    metadata: Mapping[str, Any]
+    intent_id: str  # the client's own name for the intent
+
+
+class InvokeFields(TypedDict, total=False):
+    """What `invoke` takes beside the agent and its input. Its `agent_id` is the one that is to run."""
+
+    to: str | None
+    key: str | None
+    run_id: str | None
+    span_id: str | None
+    deadline: float | None
+    invocation_id: str  # the client's own name for the hosted run
+    prompt_variables: Mapping[str, str]
+    parent_run_id: str
+    session_id: str
+    start_session: bool
+    history: Sequence[Mapping[str, str]]
+    external_user_id: str
+    test: bool
+
+
+class EvaluationFields(DecisionFields, total=False):
+    """What `evaluate_decision` takes beside the context, options, chosen and confidence: that of `log_decision`."""
+
+    key: str | None
+    deadline: float | None
+
+
+class AnswerFields(TypedDict, total=False):
+    """What a scripted answer may say beside its word."""
+
+    response: Any
+    id: str
+    platform_id: str
+    destination: str
+    reason: str
+    then: str  # what a wait hears later
+    fail_open: bool

@@ -56,7 +56,7 @@ def delivered(find: Callable[[], str], timeout: float, waited_s: float) -> Flush
 
     began = monotonic()
     try:
-        status, answer = _ask(find(), f"/v1/flush?until=delivered&timeout={timeout:.3f}", timeout)
+        status, answer = _ask(find(), f"/v1/flush?until=delivered&timeout={timeout:.3f}", timeout + _GRACE_S)
     except (OSError, ValueError) as error:
         return FlushResult(
             False, waited_s + monotonic() - began, "delivered", {}, f"the daemon did not answer: {error}"
@@ -76,25 +76,13 @@ def delivered(find: Callable[[], str], timeout: float, waited_s: float) -> Flush
     )
 
 
-def _ask(path: str, target: str, timeout: float) -> tuple[int, dict[str, Any]]:
-    from http.client import HTTPConnection, HTTPException
-    from socket import AF_UNIX, SOCK_STREAM, socket
+def _ask(path: str, target: str, timeout_s: float) -> tuple[int, dict[str, Any]]:
+    from agentd.client.http import Unheard, exchange, request
 
-    connection = HTTPConnection("localhost", timeout=timeout + _GRACE_S)
-    link = socket(AF_UNIX, SOCK_STREAM)
-    try:
-        link.settimeout(timeout + _GRACE_S)
-        link.connect(path)
-        connection.sock = link
-        connection.request("POST", target)
-        answer = connection.getresponse()
-        body = answer.read()
-        return answer.status, msgspec.json.decode(body, type=dict[str, Any])
-    except HTTPException as error:
-        raise ConnectionError(f"{type(error).__name__}: {error}") from error
-    finally:
-        link.close()
-        connection.close()
+    heard = exchange(path, request("POST", target), timeout_s)
+    if isinstance(heard, Unheard):
+        raise ConnectionError(heard.reason)
+    return heard.status, msgspec.json.decode(heard.body, type=dict[str, Any])
 
 
 def flush_stored(channel: Channel | None, timeout: float, until: Until) -> FlushResult:

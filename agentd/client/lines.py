@@ -8,7 +8,7 @@ the two. None means "left out": a null would make some platforms refuse a whole 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -256,6 +256,13 @@ def render(data: bytes | Late) -> bytes:
     level_part = b"" if level == "info" else b',"level":"' + level.encode() + b'"'
     payload_part = b',"payload":' + body if body else b""
     return b"".join((run_head, b',"type":', name, level_part, payload_part, b',"occurred_at":"', stamp(moment), b'"}'))
+
+
+def narrow(data: bytes | Late, to: Sequence[str]) -> bytes:
+    """The record for these destinations alone; all else of it stays as it was written."""
+    record = msgspec.json.decode(render(data), type=dict[str, msgspec.Raw])
+    record["to"] = msgspec.Raw(msgspec.json.encode(to))
+    return msgspec.json.encode(record)
 
 
 def event_line(run_head: bytes, event_type: str, level: str, payload: object, occurred_at: object) -> bytes:

@@ -33,6 +33,8 @@ class Desk(Protocol):
     def hurry(self) -> bool: ...
     def queued(self) -> int: ...
     def full(self) -> bool: ...
+    def parked(self) -> int: ...
+    def sweep(self) -> None: ...
     def hello(self) -> bytes: ...
     def next_envelope(self) -> Envelope | None: ...
     def on_hello(self, answer: dict[str, Any]) -> list[Envelope]: ...
@@ -67,6 +69,7 @@ class Link:
         self._tries = 0
         self._full_tries = 0
         self._not_before = 0.0  # no connection, or no envelope while the spool is full, before this time
+        self._sweep_at: float | None = None  # when records that wait for one full destination are tried again
         self._hello_until = 0.0
         self._gather_until: float | None = None
 
@@ -99,6 +102,8 @@ class Link:
         desk.report()
         if desk.hurry():
             self._gather_until = now
+            if self._sweep_at is not None:
+                self._sweep_at = now
             if self._socket is None:
                 self._not_before = now
         if self._socket is None:
@@ -118,10 +123,11 @@ class Link:
     def _fill(self, now: float) -> float | None:
         """Move records into envelopes, once they are gathered and as far as the window and the socket take them."""
         desk = self._desk
+        sleep = self._sweep(now)
         queued = desk.queued()
         if not queued:
             self._gather_until = None
-            return None if desk.rest() else 0.0
+            return sleep if desk.rest() else 0.0
         if desk.full() and now < self._not_before:
             return self._not_before - now
         if queued < ENVELOPE_RECORDS:
@@ -138,7 +144,19 @@ class Link:
             self._out += envelope.frame()  # put together outside the lock
             sent = True
         self._write()
-        return 0.0 if sent else None  # an answer, room in the socket or a wake-up is what can help now
+        if sent or not desk.queued():
+            return 0.0
+        return sleep  # an answer, room in the socket or a wake-up is what can help now
+
+    def _sweep(self, now: float) -> float | None:
+        """Have parked records tried again when it is time. Returns how long that is, None for until something happens."""
+        if self._sweep_at is None:
+            return None
+        if now < self._sweep_at:
+            return self._sweep_at - now
+        self._sweep_at = None
+        self._desk.sweep()
+        return None
 
     def _connect(self, now: float) -> None:
         link = None
@@ -230,8 +248,16 @@ class Link:
         if against is not None:
             raise WireError(f"the daemon could not read us: {against}")
         self._tries = 0
+        self._time_sweep()
         if not self._desk.full():
             self._full_tries = 0
         else:
             self._full_tries += 1
             self._not_before = time.monotonic() + backoff_s(self._full_tries, random.random())  # noqa: S311 - as above
+
+    def _time_sweep(self) -> None:
+        tries = self._desk.parked()
+        if not tries:
+            self._sweep_at = None
+        elif self._sweep_at is None:
+            self._sweep_at = time.monotonic() + backoff_s(tries, random.random())  # noqa: S311 - as above

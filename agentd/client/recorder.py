@@ -6,16 +6,30 @@
 
 `--agentd-live` or the ini key `agentd_live = true` leaves clients as they are; the fixture `agentd_live` does it for one
 test. Clients in child processes are not reached: give those `AGENTD_DISABLED=1`. Loading this module loads no client.
+
+A gate answers what the test says, and `unavailable` where it says nothing:
+
+    def test_a_refund_that_is_denied(agentd_recorder):
+        agentd_recorder.answer("action", "deny", reason="over the limit")
+        with pytest.raises(GateDenied):
+            refund("INV-001")
+        assert agentd_recorder.gates[0].request["resource"] == "stripe"
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from agentd.client import mode
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from agentd.client.fields import AnswerFields
+    from agentd.client.script import Answers, AskedGate
 
 _STATUS = {"run.complete": "completed", "run.fail": "failed", "run.cancel": "cancelled"}
 _PARTS = {"event": "events", "task": "tasks", "span": "spans", "decision": "decisions"}
@@ -25,7 +39,10 @@ class Recorder:
     """What every client of this process has emitted since the test began, as the daemon would have decoded it."""
 
     def __init__(self) -> None:
+        from agentd.client.script import Script
+
         self.records: list[dict[str, Any]] = []
+        self.script = Script()
 
     def take(self, data: bytes) -> None:
         """Hear one record."""
@@ -34,8 +51,22 @@ class Recorder:
         self.records.append(msgspec.json.decode(data))
 
     def clear(self) -> None:
-        """Forget what was emitted so far."""
+        """Forget what was emitted and asked so far. Answers stay."""
         self.records.clear()
+        self.script.gates.clear()
+
+    def answer(self, gate: str, verdict: Answers, *, times: int | None = None, **fields: Unpack[AnswerFields]) -> None:
+        """Have a gate (`*`: every gate) answer `allow`, `deny`, `review`, `pending` or `unavailable`.
+
+        With `times` that often, before any answer without; one without replaces the one before. A function of the request
+        gives the word, or a dict with it and other fields, or None for "ask the next". Clients that are live ask the daemon.
+        """
+        self.script.answer(gate, verdict, times, **fields)
+
+    @property
+    def gates(self) -> list[AskedGate]:
+        """What was asked: name, request, key, run_id, verdict, agent_id, to, deadline."""
+        return self.script.gates
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         """All records of one kind, such as `snapshot`."""
@@ -94,9 +125,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def agentd_recorder() -> Iterator[Recorder]:
     """What the code under test emits, through whichever client and whenever that was made."""
     recorder = Recorder()
-    before, mode.tap = mode.tap, recorder.take
+    before = mode.tap, mode.script
+    mode.tap, mode.script = recorder.take, recorder.script
     yield recorder
-    mode.tap = before
+    mode.tap, mode.script = before
 
 
 @pytest.fixture

@@ -52,7 +52,8 @@ def is_cancellation(error: BaseException) -> bool:
     return not isinstance(error, Exception) and type(error).__name__ in _CANCELLED
 
 
-def _is_clean_exit(error: BaseException) -> bool:
+def is_clean_exit(error: BaseException) -> bool:
+    """Whether a SystemExit means "done"."""
     return isinstance(error, SystemExit) and error.code in (None, 0)
 
 
@@ -103,7 +104,7 @@ class Events:
 class Run(Events):
     """One run of an agent. Ends once, by `complete`, `fail` or `cancel`, or by leaving its `with` block."""
 
-    __slots__ = ("_ends", "_head", "_pid", "_sender", "_spans", "_token", "run_id")
+    __slots__ = ("_ends", "_head", "_pid", "_sender", "_spans", "_token", "agent_id", "run_id")
 
     def __init__(self, sender: Sender, run_id: str, values: dict[str, Any]) -> None:
         self.run_id = run_id
@@ -115,6 +116,7 @@ class Run(Events):
         common = {"agent_id": sender.agent_id} | {
             name: values[name] for name in ("agent_id", "to") if values[name] is not None
         }
+        self.agent_id: str | None = common["agent_id"]
         self._head = head("event", {"run_id": run_id, **common})
         sender.record("run.start", {"run_id": run_id, "occurred_at": time(), **values, **common})
         if sender.channel is not None:
@@ -200,7 +202,7 @@ class Run(Events):
         self._token = None
         if os.getpid() != self._pid:
             return
-        if error is None or _is_clean_exit(error):
+        if error is None or is_clean_exit(error):
             self.complete()
         elif is_cancellation(error):
             self.cancel(error)
@@ -245,7 +247,7 @@ class _Part:
         _leave(_run, self._run_token, self.run)
         self._run_token = None
         if os.getpid() == self._pid:
-            self._finish(None if error is not None and _is_clean_exit(error) else error)
+            self._finish(None if error is not None and is_clean_exit(error) else error)
 
     async def __aenter__(self) -> Self:
         """As `with`: nothing here ever waits."""

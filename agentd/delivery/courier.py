@@ -19,7 +19,7 @@ from agentd.delivery import batcher
 from agentd.delivery.circuit import Circuit, Health
 from agentd.delivery.lanes import Hold, Lane, Lanes
 from agentd.delivery.ports import Outbox
-from agentd.delivery.sealing import Sealer, Wait
+from agentd.delivery.sealing import Planted, Sealer, Unnamed, Wait
 from agentd.delivery.settings import Settings
 from agentd.exchange import Attempt, Lost, Platform, Request, Response, Sending, Transport, Unencodable
 from agentd.outcomes import Cause, Delivered, Pause, Reject, Retry, Scope, Split, Unknown, Verdict
@@ -370,12 +370,13 @@ class Courier:
         await self._outbox.bury(seal, entries, death)
 
     async def _bury_one(self, seal: Seal | None, entries: list[Entry], error: Unencodable) -> None:
-        """The one record that can't be expressed; -1 means that its introducer is dead, and so is all of its batch."""
+        """The one record that can't be expressed, or all of the batch where an id will never be known."""
         lane = self.lanes.get(entries[0].lane)
-        if error.index >= 0:
-            await self._bury(lane, None, [entries[error.index]], Death(Cause.UNENCODABLE, str(error)))
+        if isinstance(error, Unnamed):
+            await self._bury(lane, seal, entries, Death(error.cause, str(error)))
         else:
-            await self._bury(lane, seal, entries, Death(Cause.INTRODUCER_DEAD, str(error)))
+            cause = Cause.FOREIGN_REFERENCE if isinstance(error, Planted) else Cause.UNENCODABLE
+            await self._bury(lane, None, [entries[error.index]], Death(cause, str(error)))
 
     async def _bury_defective(self, lane: Lane, entries: list[Entry], error: Exception) -> bool:
         """The adapter fell over a record that it should have refused: bury that one, so that it costs nothing else.

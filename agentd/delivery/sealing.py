@@ -17,7 +17,8 @@ from agentd.delivery.ports import Lookup
 from agentd.delivery.settings import Settings
 from agentd.exchange import Call, Context, Platform, Reference, Request, Unencodable
 from agentd.identity import text_of
-from agentd.queued import DEAD, KNOWN, Entry, Seal
+from agentd.outcomes import Cause
+from agentd.queued import DEAD, GATE_LANE, KNOWN, Entry, Ref, Seal, is_anothers
 
 log = logging.getLogger("agentd.delivery")
 
@@ -28,6 +29,23 @@ class Wait(Exception):  # noqa: N818 - a turn of the loop, not an error
     def __init__(self, hold: Hold, wait_s: float, reason: str) -> None:
         super().__init__(reason)
         self.hold, self.wait_s, self.reason = hold, wait_s, reason
+
+
+class Unnamed(Unencodable):
+    """An id that the batch needs will never be known; `cause` says why, of all its records."""
+
+    def __init__(self, ref: Ref) -> None:
+        gate = ref.lane.startswith(GATE_LANE)
+        self.cause = Cause.GATE_UNAVAILABLE if gate else Cause.INTRODUCER_DEAD
+        why = "names a gate that no platform knows" if gate else "was refused for good"
+        super().__init__(f"{ref.kind} {ref.local_id} {why}", -1)
+
+
+class Planted(Unencodable):
+    """A record that named an id before there was one, and the id came to be another's: whoever guesses a name gets nothing."""
+
+    def __init__(self, ref: Ref, index: int) -> None:
+        super().__init__(f"{ref.kind} {ref.local_id} was introduced by another after this had named it", index)
 
 
 class Sealer:
@@ -45,6 +63,7 @@ class Sealer:
     def resolve(self, entries: list[Entry]) -> list[Entry]:
         """The batch, or what has to go before it: the record that introduces an id it needs. Raises Wait, Unencodable."""
         for needed in self.platform.references(entries[0]):
+            self._check_owner(needed, entries)
             introducer = self._missing(needed, entries[0])
             if introducer is not None:
                 if introducer.lane != entries[0].lane:
@@ -65,7 +84,7 @@ class Sealer:
         if ref.state == DEAD:
             if needed.optional:
                 return None
-            raise Unencodable(f"{needed.kind} {needed.local_id} was refused for good", -1)
+            raise Unnamed(ref)
         if ref.number == entry.number:
             return None
         if needed.optional and ref.number > entry.number and self._left_us(entry) <= 0:
@@ -74,6 +93,13 @@ class Sealer:
         if introducer is None:
             raise Wait(Hold.REFERENCE, 1.0, f"waits for {needed.kind} {needed.local_id}")
         return introducer
+
+    def _check_owner(self, needed: Reference, entries: Sequence[Entry]) -> None:
+        """What came after the introducer was checked at admission; what came before could not be. Raises Planted."""
+        ref = self._outbox.reference(needed.kind, needed.local_id)
+        for index, entry in enumerate(entries) if ref is not None else ():
+            if entry.number < ref.number and is_anothers(ref, entry.source):
+                raise Planted(ref, index)
 
     def _left_us(self, entry: Entry) -> int:
         """How long the record may still wait for a reference; a clock that was put back counts as time over."""

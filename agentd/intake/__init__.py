@@ -7,11 +7,17 @@ the rest of the daemon are the two protocols here, which the composition root fi
 from __future__ import annotations
 
 import asyncio
+import re
+from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 from msgspec import Struct
 
+from agentd.errors import AgentdError, Forbidden
 from agentd.wire import Ack, Hello, Message
+
+_GLOB = re.compile(r"[*?\[]")
+NO_TOKEN = 2**31 - 1  # the `Peer.token` of who came over TCP and has shown none: no rule covers it
 
 
 class Peer(Struct, frozen=True, gc=False):
@@ -33,6 +39,42 @@ class Grant(Struct, frozen=True):
 
     agent_ids: tuple[str, ...] | None = None
     destinations: frozenset[str] | None = None
+
+    @property
+    def names(self) -> str:
+        """The agents, for messages."""
+        return ", ".join(self.agent_ids or ()) or "none"
+
+    def allows_agent(self, name: str) -> bool:
+        """Whether it may speak for the agent; the empty name is the destination's own agent, which only `*` covers."""
+        return self.agent_ids is None or any(fnmatchcase(name, allowed) for allowed in self.agent_ids)
+
+    def allows_destination(self, name: str) -> bool:
+        return self.destinations is None or name in self.destinations
+
+    def agent_for(self, named: str | None) -> str:
+        """The agent that it speaks for where it names this one, or none (None or empty).
+
+        Who may speak for one agent alone, and not by a glob, need not name it. What refers to a run, decision or action
+        that is known already is its agent's: that one is to be asked with. Raises Forbidden that says who is allowed.
+        """
+        if named:
+            if self.allows_agent(named):
+                return named
+            raise Forbidden(
+                f"$.agent_id: {named[:256]!r} is not among the agents that you may speak for ({self.names})"
+            )
+        if self.agent_ids is not None and len(self.agent_ids) == 1 and not _GLOB.search(self.agent_ids[0]):
+            return self.agent_ids[0]
+        if self.allows_agent(""):
+            return ""
+        raise Forbidden(f"$.agent_id: required here, since you may speak for certain agents only ({self.names})")
+
+    def check_destination(self, name: str) -> None:
+        """Raise Forbidden unless it may use the destination."""
+        if not self.allows_destination(name):
+            allowed = ", ".join(sorted(self.destinations or ())) or "none"
+            raise Forbidden(f"destination {name[:256]!r} is not among those that you may use ({allowed})")
 
 
 class Waiting(asyncio.Future[Ack]):
@@ -89,4 +131,40 @@ class Control(Protocol):
 
     def is_admin(self, peer: Peer) -> bool:
         """The daemon's own uid, root, and `security.admin_uids`."""
+        ...
+
+
+class GateRefusal(AgentdError):  # noqa: N818 - it is answered, not reported
+    """A question that no gate takes. `status` and `code` are those of its HTTP answer."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class Gates(Protocol):
+    """What the HTTP dialect asks of the gates. Answers are JSON objects as the contract (§4) shows them."""
+
+    async def ask(self, body: bytes, peer: Peer, grant: Grant) -> dict[str, Any]:
+        """The verdict on what the body of `POST /v1/gate` asks, within its deadline.
+
+        Raises GateRefusal (403 forbidden, 409 gate_key_conflict, 422 malformed, unrouted, foreign_reference). Whoever
+        stops waiting (cancels) stops nothing: the gate goes on, and its verdict is recorded.
+        """
+        ...
+
+    async def look(self, gate_id: str, wait_s: float, viewer: Peer, *, admin: bool) -> dict[str, Any] | None:
+        """A gate as it stands, at the latest after `wait_s`, sooner if its last word comes; None for one of another's."""
+        ...
+
+    async def listing(self, state: str, limit: int, viewer: Peer, *, admin: bool) -> list[dict[str, Any]]:
+        """The viewer's own gates, all for an admin, the newest first; `state` is open, final or all."""
+        ...
+
+    async def resolve(self, gate_id: str, body: bytes, admin: Peer) -> dict[str, Any] | None:
+        """Record what a person found out: `{"verdict", "platform_id"?, "note"?}`; None for an unknown gate.
+
+        Raises GateRefusal (409 where the gate has its last word or is under way, 422 malformed, 503 disk full).
+        """
         ...

@@ -1,8 +1,12 @@
 """Admission: may this record in, for whom, and in which form. No I/O and no waiting: records and `now` in, copies out.
 
 A record is encoded once, from the checked Struct, so that what is stored is exactly what was understood; its free JSON
-stays as it was sent. Then, in this order: size and depth, whose run or decision it is, which destinations take it, whether
-its id was seen before, and whether every queue has room. What is refused leaves no trace but a count.
+stays as it was sent. Then, in this order: size and depth, whose it is and which destinations take it (`whose`), whether its
+id was seen before, and which of their queues have room. What is refused leaves no trace but a count.
+
+Each destination answers for itself: those with room take the record, and its refusal names the others in `to`. Sent again
+as `to` says, or with an `id` as it was, it is stored at these alone. A record without an `id` that is sent again as it was is
+stored twice where it was taken: nothing tells it from another one like it. The client library sends it again with `to`.
 """
 
 from __future__ import annotations
@@ -13,41 +17,31 @@ from datetime import UTC
 from typing import Protocol
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from agentd.errors import RecordError
 from agentd.identity import text_of
-from agentd.intake import Peer
-from agentd.intake.dedupe import Seen, Window, digest
+from agentd.intake import Grant, Peer
+from agentd.intake.dedupe import Part, Seen, Window, digest
+from agentd.intake.order import Place, Turns
 from agentd.intake.routing import Route, Table
+from agentd.intake.whose import Owners, Refusal, Whose
 from agentd.outcomes import Cause
 from agentd.queued import Entry, Ref, Source
-from agentd.records import (
-    INTRODUCES,
-    REFERENCE_FIELDS,
-    TIME_FIELDS,
-    LossClass,
-    Record,
-    RunStart,
-    kind_of,
-    lane_of,
-    loss_class,
-    order_key,
-)
-from agentd.wire import Rejected, deeper_than, encode
+from agentd.records import INTRODUCES, TIME_FIELDS, LossClass, Record, kind_of, lane_of, loss_class, order_key
+from agentd.wire import Rejected, decode_record, deeper_than, encode
 
 FULL = "spool full"
-_TURNED_AWAY = (
-    256  # runs of one stream that wait for their first record to come again; it is written with each envelope
-)
+_OVERHEAD = 64  # bytes of a record on disk beside its body
+_EVERYTHING = Grant()
 
 
-class Shelf(Protocol):
+class Shelf(Owners, Protocol):
     """What admission asks of the spool."""
 
     def room_for(self, destination: str, size: int, loss: LossClass) -> bool: ...
     def quota(self, destination: str) -> int: ...
     def number(self, destination: str) -> int: ...
-    def owners(self, kind: str, local_id: str) -> Sequence[Ref]: ...
     def introduce(self, ref: Ref) -> Ref: ...
 
 
@@ -57,25 +51,50 @@ class Limits(Struct, frozen=True):
 
 
 class Admitted(Struct):
-    """A message's outcome before it is on disk."""
+    """A message's outcome before it is on disk. A record counts as accepted once nobody who takes it lacks it."""
 
+    turns: Turns
     accepted: int = 0
     rejected: list[Rejected] = field(default_factory=list)
     copies: dict[str, list[Entry]] = field(default_factory=dict)
     introduced: list[Ref] = field(default_factory=list)
     seen: list[bytes] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
     repeats: list[tuple[int, bytes]] = field(default_factory=list)
-    full: list[tuple[int, Record]] = field(default_factory=list)  # refused for want of room, with their places
-    full_keys: set[tuple[str, LossClass]] = field(default_factory=set)  # of records that found no room themselves
-    turned_away: dict[str, bytes] = field(default_factory=dict)
+    full: list[tuple[int, Record]] = field(default_factory=list)  # refused for want of room, with their places in it
+    waiting: set[Place] = field(default_factory=set)  # where `full` waits
+    placed: list[tuple[int, list[str]]] = field(default_factory=list)  # with `hold`: which copies are whose
+    lacking: dict[int, list[str]] = field(default_factory=dict)  # if nothing of this is kept: who lacks a part; []: all
     sizes: dict[str, int] = field(default_factory=dict)  # by destination, of what was accepted so far
-    hold: bool = False
 
 
-class _Refusal(Exception):  # noqa: N818 - a verdict, caught within this module
-    def __init__(self, cause: Cause, reason: str) -> None:
-        super().__init__(reason)
-        self.cause = cause
+class _NoRoom(Exception):  # noqa: N818 - a verdict, caught within this module
+    """These have none; `in_part`: others have the record."""
+
+    def __init__(self, names: list[str], *, in_part: bool) -> None:
+        super().__init__(FULL)
+        self.names = names
+        self.in_part = in_part
+
+
+class _Sender(Struct):
+    """What all records of a message have in common."""
+
+    peer: Peer
+    grant: Grant
+    origin: str
+    now_us: int
+    sources: dict[str, Source] = field(default_factory=dict)
+
+    def source(self, agent: str) -> Source:
+        known = self.sources.get(agent)
+        if known is None:
+            known = self.sources[agent] = Source(agent, self.peer.uid, self.peer.pid, self.origin)
+        return known
+
+
+def _everything(_: Peer) -> Grant:
+    return _EVERYTHING
 
 
 class Admission:
@@ -89,13 +108,16 @@ class Admission:
         limits: Limits,
         new_id: Callable[[], bytes],
         trusted_uids: Iterable[int],
+        *,
+        grants: Callable[[Peer], Grant] = _everything,
     ) -> None:
-        self._table = table
+        """`trusted_uids` may use every user's references, on the Unix socket; `grants` says what a peer may do."""
         self._shelf = shelf
         self._window = window
         self._limits = limits
         self._new_id = new_id
-        self._trusted = frozenset(trusted_uids)
+        self._grants = grants
+        self._decide = Whose(table, shelf, trusted_uids).decide
         self.accepted = 0
         self.refused: Counter[str] = Counter()
 
@@ -107,122 +129,137 @@ class Admission:
         now_us: int,
         turned_away: dict[str, bytes] | None = None,
         *,
+        seq: int = 0,
         hold: bool = False,
+        behind: Iterable[Place] = (),
     ) -> Admitted:
         """Decide over the items of a message, each with its place in it.
 
-        A record that finds no room is not overtaken by a later one of its run. Only one that is never shed may still come
-        behind a debug or info event that was refused, since it may find room by shedding others of these; with `hold`,
-        where the refused wait here, nothing may. `turned_away` does the same for a stream, for records that are never
-        shed and so come again: order key → digest of the record that has to come first.
+        `turned_away` is the stream's memory of what has to come first (`order.Turns.away`), `seq` the message's. With `hold` the refused wait
+        here, and `behind` says where others wait already.
         """
-        outcome = Admitted(turned_away={} if turned_away is None else turned_away, hold=hold)
-        sources: dict[str, Source] = {}
+        outcome = Admitted(Turns({} if turned_away is None else turned_away, seq, hold))
+        if behind:
+            outcome.turns.wait_behind(behind)
+        sender = _Sender(peer, self._grants(peer), origin, now_us)
         for index, item in items:
             try:
                 if isinstance(item, RecordError):
-                    raise _Refusal(Cause.INVALID, str(item))  # noqa: TRY301 - one way out for every refusal
-                self._admit_one(item, peer, origin, now_us, outcome, sources)
+                    raise Refusal(Cause.INVALID, str(item))  # noqa: TRY301 - one way out for every refusal
+                self._admit_one(index, item, sender, outcome)
                 outcome.accepted += 1
-            except _Refusal as refusal:
-                if refusal.cause is Cause.SPOOL_FULL and not isinstance(item, RecordError):
-                    outcome.full.append((index, item))
+            except Refusal as refusal:
                 self.refused[refusal.cause.value] += 1
                 outcome.rejected.append(Rejected(index, str(refusal)))
+            except _NoRoom as full:
+                self._refuse(index, item, full, outcome)
         self.accepted += outcome.accepted
         return outcome
 
-    def _admit_one(
-        self, record: Record, peer: Peer, origin: str, now_us: int, outcome: Admitted, sources: dict[str, Source]
-    ) -> None:
+    def turn_back(self, outcome: Admitted) -> None:
+        """The disk had no room for it: what may not be shed comes again, and before what is younger."""
+        kept = [(name, e.body) for name, copies in outcome.copies.items() for e in copies if e.loss is LossClass.KEEP]
+        taken = [(name, decode_record(body), body) for name, body in kept]
+        outcome.turns.turn_back((name, order_key(one), digest(content_of(one, body))) for name, one, body in taken)
+
+    def _refuse(self, index: int, record: Record | RecordError, full: _NoRoom, outcome: Admitted) -> None:
+        assert not isinstance(record, RecordError)  # noqa: S101 - it was admitted, or would have been
+        self.refused[Cause.SPOOL_FULL.value] += 1
+        outcome.full.append((index, narrowed(record, full.names) if full.in_part else record))
+        outcome.rejected.append(Rejected(index, FULL, full.names if full.in_part else []))
+        if outcome.turns.hold:
+            outcome.waiting.update((name, order_key(record)) for name in full.names)
+
+    def _admit_one(self, index: int, record: Record, sender: _Sender, outcome: Admitted) -> None:
+        """Raises Refusal, or _NoRoom where some of its destinations, or all, have none."""
         kind = kind_of(record)
         for name in TIME_FIELDS[kind]:
             _to_utc(record, name)
         body = encode(record)
-        self._check_form(body)
-        agent = self._agent(record, kind, peer)
-        try:
-            routes = self._table.route(kind, agent, record.to)
-        except RecordError as error:
-            raise _Refusal(Cause.UNROUTED, str(error)) from None
-        if record.id is not None and self._repeated(record, peer, body, outcome):
-            return
-        loss = loss_class(record)
-        self._check_room(record, body, routes, loss, outcome)
-        source = sources.get(agent)
-        if source is None:
-            source = sources[agent] = Source(agent, peer.uid, peer.pid, origin)
-        record_id = self._new_id() if record.id is None else record.id.bytes
+        self._check_form(record, body)
+        agent, routes = self._decide(record, kind, sender.peer, sender.grant)
+        content, seen, lacking = b"", Seen.NEW, routes
         if record.id is not None:
-            outcome.seen.append(self._window.add(peer.uid, record_id, body))
-        for route in routes:
-            self._place(record, Entry(0, record_id, "", kind, loss, source, now_us, body), route, outcome)
+            content = body if record.to is None else content_of(record, body)
+            seen, lacking = self._unseen(record.id.bytes, sender.peer, content, routes, outcome)
+            if not lacking:
+                return
+        loss = loss_class(record)
+        taking, full = self._with_room(record, body, lacking, loss, outcome)
+        if len(taking) < len(routes) and (taking or len(lacking) < len(routes)):
+            outcome.lacking[index] = [route.name for route in lacking] if len(lacking) < len(routes) else []
+        if taking:
+            record_id = self._new_id() if record.id is None else record.id.bytes
+            if record.id is not None:
+                whole = record.to is None and seen is Seen.NEW and not full
+                self._remember(record_id, sender.peer, content, None if whole else taking, outcome)
+            source = sender.source(agent)
+            for route in taking:
+                self._place(record, Entry(0, record_id, "", kind, loss, source, sender.now_us, body), route, outcome)
+            if outcome.turns.hold:
+                outcome.placed.append((index, [route.name for route in taking]))
+        if full:
+            raise _NoRoom(full, in_part=len(full) < len(routes))
 
-    def _check_room(
+    def _with_room(
         self, record: Record, body: bytes, routes: Sequence[Route], loss: LossClass, outcome: Admitted
-    ) -> None:
-        size = len(body) + 64
+    ) -> tuple[list[Route], list[str]]:
+        """The destinations that take it, and the names of those that have no room. Raises Refusal if it can't ever fit."""
+        size = len(body) + _OVERHEAD
+        shelf, sizes, turns = self._shelf, outcome.sizes, outcome.turns
         for route in routes:
-            if size > self._shelf.quota(route.name):
-                raise _Refusal(Cause.INVALID, f"$: {len(body)} bytes, above max_bytes of destination {route.name}")
-        key = order_key(record)
-        first = outcome.turned_away.get(key)
-        if (
-            (key, LossClass.KEEP) in outcome.full_keys
-            or (key, loss) in outcome.full_keys
-            or (first is not None and first != digest(body))
-        ):
-            raise _Refusal(Cause.SPOOL_FULL, FULL)
-        if not all(self._shelf.room_for(r.name, outcome.sizes.get(r.name, 0) + size, loss) for r in routes):
-            outcome.full_keys.add((key, LossClass.KEEP if outcome.hold else loss))
-            if loss is LossClass.KEEP and len(outcome.turned_away) < _TURNED_AWAY:
-                outcome.turned_away.setdefault(key, digest(body))
-            raise _Refusal(Cause.SPOOL_FULL, FULL)
+            if size > shelf.quota(route.name):
+                raise Refusal(Cause.INVALID, f"$: {len(body)} bytes, above max_bytes of destination {route.name}")
+        in_order = not (turns.full or turns.away)  # nothing was refused: no need to know what it is
+        key = "" if in_order else order_key(record)
+        content = digest(content_of(record, body)) if turns.away else b""
+        taking: list[Route] = []
+        full: list[str] = []
         for route in routes:
-            outcome.sizes[route.name] = outcome.sizes.get(route.name, 0) + size
-        outcome.turned_away.pop(key, None)
+            name = route.name
+            total = sizes.get(name, 0) + size
+            if not in_order and turns.is_behind(name, key, loss, content):
+                full.append(name)
+            elif shelf.room_for(name, total, loss):
+                sizes[name] = total
+                taking.append(route)
+                if not in_order:
+                    turns.take(name, key, content)
+            else:
+                turns.turn_away(name, order_key(record), loss, content or digest(content_of(record, body)))
+                full.append(name)
+        return taking, full
 
-    def _check_form(self, body: bytes) -> None:
-        if len(body) > self._limits.max_record_bytes:
-            raise _Refusal(
-                Cause.INVALID, f"$: {len(body)} bytes, above intake.max_record_bytes ({self._limits.max_record_bytes})"
-            )
+    def _check_form(self, record: Record, body: bytes) -> None:
+        limit = self._limits.max_record_bytes
+        if len(body) > limit and len(content_of(record, body)) > limit:  # a longer `to` is no reason to refuse the rest
+            raise Refusal(Cause.INVALID, f"$: {len(body)} bytes, above intake.max_record_bytes ({limit})")
         if deeper_than(body, self._limits.max_depth):
-            raise _Refusal(Cause.INVALID, f"$: nested deeper than intake.max_depth ({self._limits.max_depth})")
+            raise Refusal(Cause.INVALID, f"$: nested deeper than intake.max_depth ({self._limits.max_depth})")
 
-    def _agent(self, record: Record, kind: str, peer: Peer) -> str:
-        """The local name of the agent it is for: its own word, else that of whoever introduced what it refers to."""
-        named = record.agent_id or ""
-        if isinstance(record, RunStart) and record.parent_run_id is not None:
-            self._check_parent(record.parent_run_id, peer)
-        place = REFERENCE_FIELDS.get(kind) or INTRODUCES.get(kind)
-        local_id = getattr(record, place[1]) if place is not None else None
-        if place is None or local_id is None:
-            return named
-        for ref in self._shelf.owners(place[0], local_id):
-            other = named and named != ref.agent and (ref.agent or named != self._table.default_agent(ref.destination))
-            if other or self._is_stranger(ref, peer):
-                whose = f"agent {ref.agent!r}" if ref.uid == peer.uid else "another user"
-                raise _Refusal(Cause.FOREIGN_REFERENCE, f"$.{place[1]}: belongs to {whose}")
-            named = ref.agent
-        return named
-
-    def _check_parent(self, run_id: str, peer: Peer) -> None:
-        """A run may be the child of another agent's run, but not of another user's."""
-        if any(self._is_stranger(ref, peer) for ref in self._shelf.owners("run", run_id)):
-            raise _Refusal(Cause.FOREIGN_REFERENCE, "$.parent_run_id: belongs to another user")
-
-    def _is_stranger(self, ref: Ref, peer: Peer) -> bool:
-        return ref.uid != peer.uid and peer.uid not in self._trusted
-
-    def _repeated(self, record: Record, peer: Peer, body: bytes, outcome: Admitted) -> bool:
-        assert record.id is not None  # noqa: S101 - the caller asked
-        seen = self._window.look(peer.uid, record.id.bytes, body)
+    def _unseen(
+        self, record_id: bytes, peer: Peer, content: bytes, routes: Sequence[Route], outcome: Admitted
+    ) -> tuple[Seen, Sequence[Route]]:
+        """What is known of the id, and those destinations that lack the record. Raises Refusal for other content."""
+        seen = self._window.look(peer.uid, record_id, content)
+        if seen is Seen.NEW:
+            return seen, routes
         if seen is Seen.OTHER:
-            raise _Refusal(Cause.ID_CONFLICT, f"$.id: {text_of(record.id.bytes)} was used for other content")
+            raise Refusal(Cause.ID_CONFLICT, f"$.id: {text_of(record_id)} was used for other content")
+        outcome.repeats.append((peer.uid & 0xFFFFFFFF, record_id))
         if seen is Seen.SAME:
-            outcome.repeats.append((peer.uid, record.id.bytes))
-        return seen is Seen.SAME
+            return seen, ()
+        return seen, [route for route in routes if not self._window.has(peer.uid, record_id, route.name)]
+
+    def _remember(
+        self, record_id: bytes, peer: Peer, content: bytes, taking: Sequence[Route] | None, outcome: Admitted
+    ) -> None:
+        """The id, for these destinations; None: for all that there are."""
+        if taking is None:
+            outcome.seen.append(self._window.add(peer.uid, record_id, content))
+        else:
+            names = [route.name for route in taking]
+            outcome.parts.append(self._window.add_part(peer.uid, record_id, content, names))
 
     def _place(self, record: Record, entry: Entry, route: Route, outcome: Admitted) -> None:
         entry.number = self._shelf.number(route.name)
@@ -250,6 +287,22 @@ class Admission:
                 outcome.introduced.append(ref)
 
 
+def narrowed(record: Record, names: Sequence[str]) -> Record:
+    """The record for these destinations alone."""
+    return replace(record, to=list(names))
+
+
+def content_of(record: Record, body: bytes) -> bytes:
+    """What of it is compared under its id: all but where it goes."""
+    if record.to is None:
+        return body
+    to, record.to = record.to, None
+    try:
+        return encode(record)
+    finally:
+        record.to = to
+
+
 def _to_utc(record: Record, name: str) -> None:
     """Times are kept in UTC; one that has no UTC form is refused here rather than met when it is to be sent."""
     time = getattr(record, name)
@@ -258,4 +311,4 @@ def _to_utc(record: Record, name: str) -> None:
     try:
         setattr(record, name, time.astimezone(UTC))
     except OverflowError:
-        raise _Refusal(Cause.INVALID, f"$.{name}: out of range in UTC") from None
+        raise Refusal(Cause.INVALID, f"$.{name}: out of range in UTC") from None

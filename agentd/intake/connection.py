@@ -26,6 +26,8 @@ class Fault(StrEnum):
     SILENT = "silent"  # no first byte within intake.frame_timeout
     HALF_MESSAGE = "half_message"  # the rest of a message did not come
     SLOW_READER = "slow_reader"  # answers lie untaken for intake.frame_timeout
+    UNAUTHORIZED = "unauthorized"  # over TCP, without a local token of ours
+    FOREIGN_PAGE = "foreign_page"  # over TCP, with a Host, Origin or Sec-Fetch-Site that is not ours: a browser's
     TOO_MANY_CONNECTIONS = "too_many_connections"  # above intake.max_connections
 
 

@@ -1,79 +1,152 @@
 """The last ids that were seen, so that a client without a stream may repeat a record and have it stored once. Pure.
 
 An id counts within one peer uid; what was sent under it is kept as a digest, so that the same id with other content is
-told apart. The window is bounded by number; its rows go to disk with the records themselves.
+told apart. `to` is no content: callers hand over the record without it. A record that all who take it have is one row; one
+that named its destinations, or found room at some of them only, is remembered per destination: its row is followed by one
+for each of these, so that the rest can be sent again, narrowed or as it was, and nothing is stored twice. The window is
+bounded by the number of ids; its rows go to disk with the records themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import blake2b
+
+from msgspec import Struct
 
 _ID = 16
 _UID = 4
-_DIGEST = 8
-_ROW = _UID + _ID + _DIGEST
+DIGEST = 8
+_KEY = _UID + _ID
+_ROW = _KEY + DIGEST
+_PLACE = bytes(DIGEST)  # in place of a digest: the row names a destination (hashed, `_ID` bytes) of the row before it
 
 
 class Seen(StrEnum):
     NEW = "new"
     SAME = "same"
+    PART = "part"  # the same content, known per destination
     OTHER = "other"
 
 
+class Part(Struct, frozen=True):
+    """Destinations that an id was remembered for."""
+
+    rows: bytes  # what keeps it on disk
+    key: bytes
+    added: tuple[bytes, ...]  # of these, hashed, what was not known before
+
+
 class Window:
-    """Ids by (uid, id), oldest first."""
+    """Ids by (uid, id), oldest first. A value is a digest, and behind it the destinations that have the record."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._digests: dict[bytes, bytes] = {}
+        self._values: dict[bytes, bytes] = {}
 
     def __len__(self) -> int:
-        return len(self._digests)
+        return len(self._values)
 
     def look(self, uid: int, record_id: bytes, content: bytes) -> Seen:
         """Whether this id was seen, and with this content. Changes nothing."""
-        known = self._digests.get(_key(uid, record_id))
+        known = self._values.get(_key(uid, record_id))
         if known is None:
             return Seen.NEW
+        if len(known) > DIGEST:
+            return Seen.PART if known[:DIGEST] == _part_digest(content) else Seen.OTHER
         return Seen.SAME if known == digest(content) else Seen.OTHER
 
+    def has(self, uid: int, record_id: bytes, destination: str) -> bool:
+        """Whether an id that is known in part is known for this destination."""
+        return _place(destination) in _places(self._values.get(_key(uid, record_id), b""))
+
+    def knows(self, uid: int, record_id: bytes) -> bool:
+        """Whether this id was seen, whatever its content."""
+        return _key(uid, record_id) in self._values
+
     def add(self, uid: int, record_id: bytes, content: bytes) -> bytes:
-        """Remember it; gives the bytes that keep it on disk."""
+        """Remember it for all destinations; gives the bytes that keep it on disk."""
         key, value = _key(uid, record_id), digest(content)
-        self._digests[key] = value
-        while len(self._digests) > self._size:
-            del self._digests[next(iter(self._digests))]
+        self._put(key, value)
         return key + value
+
+    def add_part(self, uid: int, record_id: bytes, content: bytes, destinations: Iterable[str]) -> Part:
+        """Remember it for these destinations too. All of them get a row again: rows that belong together go together."""
+        key = _key(uid, record_id)
+        known = self._values.get(key, b"")
+        before = _places(known) if known else ()
+        added = tuple([place for place in map(_place, destinations) if place not in before])
+        known = known or _part_digest(content)
+        self._put(key, known + b"".join(added))
+        rows = [key + known[:DIGEST], *(key[:_UID] + place + _PLACE for place in (*before, *added))]
+        return Part(b"".join(rows), key, added)
 
     def forget(self, rows: bytes) -> None:
         """These were not kept after all: a refused record uses up no id."""
         for key, _ in _rows(rows):
-            self._digests.pop(key, None)
+            self._values.pop(key, None)
+
+    def forget_part(self, part: Part) -> None:
+        """These destinations have not got it after all; what others have stays known."""
+        known = self._values.get(part.key, b"")
+        left = [place for place in _places(known) if place not in part.added]
+        if left:
+            self._values[part.key] = known[:DIGEST] + b"".join(left)
+        else:
+            self._values.pop(part.key, None)
 
     def restore(self, rows: bytes) -> None:
         """Take over what the disk holds, oldest first."""
+        latest = b""
         for key, value in _rows(rows):
-            self._digests[key] = value
-        while len(self._digests) > self._size:
-            del self._digests[next(iter(self._digests))]
+            if value == _PLACE:
+                if latest in self._values:
+                    self._values[latest] += key[_UID:]
+            else:
+                latest = key
+                self._put(key, value)
+
+    def _put(self, key: bytes, value: bytes) -> None:
+        values = self._values
+        if key in values:
+            del values[key]  # what is remembered again is the newest, on disk as well
+        values[key] = value
+        while len(values) > self._size:
+            del values[next(iter(values))]
 
 
 def digest(content: bytes) -> bytes:
     """64 bits are plenty to tell a repeat from a mistake; this is no defence against a forger, who may choose a new id."""
-    return blake2b(content, digest_size=_DIGEST).digest()
+    return blake2b(content, digest_size=DIGEST).digest()
+
+
+def _part_digest(content: bytes) -> bytes:
+    """Another one, so that a row that has lost those behind it is never taken for a whole record's."""
+    return blake2b(content, digest_size=DIGEST, person=b"part").digest()
 
 
 def count(rows: bytes) -> int:
     """How many ids these bytes hold."""
-    return len(rows) // _ROW
+    if _PLACE not in rows:
+        return len(rows) // _ROW
+    return sum(value != _PLACE for _, value in _rows(rows))
 
 
 def _key(uid: int, record_id: bytes) -> bytes:
     return (uid & 0xFFFFFFFF).to_bytes(_UID, "big") + record_id
 
 
+@lru_cache(1024)
+def _place(destination: str) -> bytes:
+    return blake2b(destination.encode(), digest_size=_ID).digest()
+
+
+def _places(value: bytes) -> tuple[bytes, ...]:
+    return tuple([value[start : start + _ID] for start in range(DIGEST, len(value), _ID)])
+
+
 def _rows(rows: bytes) -> Iterable[tuple[bytes, bytes]]:
     for start in range(0, len(rows) - _ROW + 1, _ROW):
-        yield rows[start : start + _UID + _ID], rows[start + _UID + _ID : start + _ROW]
+        yield rows[start : start + _KEY], rows[start + _KEY : start + _ROW]

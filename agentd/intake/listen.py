@@ -1,8 +1,8 @@
-"""The listening socket: who may have the path, in which mode it exists, and what is left behind.
+"""The listening sockets: who may have the path, in which mode it exists, and what is left behind; and one on loopback.
 
 A second `bind` on a live path would succeed and steal it, so a lock file beside the socket is taken first, and what lies
 at the path is replaced only by the lock's holder. The socket never exists with a wider mode than the configured one.
-`server` opens it; nothing here knows what is spoken on it.
+`server` opens them; nothing here knows what is spoken on it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from agentd.config import Listen
+from agentd.config_checks import http_address
 from agentd.errors import AlreadyRunning, ConfigError, StateError
-from agentd.intake import Peer
+from agentd.intake import NO_TOKEN, Peer
 from agentd.paths import MAX_SOCKET_PATH
 
 _log = logging.getLogger("agentd.intake")
@@ -32,15 +33,42 @@ ACCEPT_BURST = 64  # connections taken per turn of the event loop, so that a sto
 ACCEPT_PAUSE_S = 1.0  # after accept() failed (EMFILE, ENFILE, ENOMEM)
 BACKLOG = 1024  # connections that the kernel keeps until they are accepted (cut to net.core.somaxconn)
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid (unix(7))
-_NOBODY = Peer(uid=-1, gid=-1, pid=0)  # not on a Unix socket: the kernel names nobody, and nobody is no admin
+NOBODY = Peer(uid=-1, gid=-1, pid=0, token=NO_TOKEN)  # over TCP, before a token was shown: nobody, who may do nothing
 
 
 def peer_of(sock: socket.socket) -> Peer:
     """Who connected, as the kernel saw it at connect time; uid -1 where it can't say (TCP)."""
     if sock.family != socket.AF_UNIX:
-        return _NOBODY
+        return NOBODY
     pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return Peer(uid=uid, gid=gid, pid=pid)
+
+
+def open_loopback(address: str) -> socket.socket:
+    """A socket that listens on `listen.http`. Raises AlreadyRunning where somebody does already, ConfigError, StateError."""
+    host, port = http_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    except OSError as error:
+        raise StateError(f"[listen] http: {address}: {error.strerror or error}") from error
+    try:
+        # A daemon that ended leaves connections in TIME_WAIT; a port that is listened on stays taken all the same
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise AlreadyRunning(f"[listen] http: {address}: another program is listening here") from error
+        raise StateError(f"[listen] http: {address}: {error.strerror or error}") from error
+    return sock
+
+
+def url_of(sock: socket.socket) -> str:
+    """Where a TCP socket of ours listens, with the port that it got."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def raise_file_limit() -> int:

@@ -49,14 +49,25 @@ class Table:
         """The destinations of a record. Raises RecordError that says why nobody takes it."""
         found = self._known.get((kind, agent))
         if found is None:
-            found = tuple(route for route in self._routes if route.takes(kind, agent))
-            if len(self._known) >= self._REMEMBERED:
-                self._known.clear()
-            self._known[kind, agent] = found
+            found = self._find(kind, agent)
         if to is not None:
             return self._named(found, kind, agent, (to,) if isinstance(to, str) else tuple(to))
         if not found:
             raise RecordError(self._why(kind, agent))
+        return found
+
+    def takes(self, destination: str, kind: str, agent: str) -> bool:
+        """Whether it would take the kind from that agent."""
+        found = self._known.get((kind, agent))
+        if found is None:
+            found = self._find(kind, agent)
+        return destination in [route.name for route in found]
+
+    def _find(self, kind: str, agent: str) -> tuple[Route, ...]:
+        found = tuple(route for route in self._routes if route.takes(kind, agent))
+        if len(self._known) >= self._REMEMBERED:
+            self._known.clear()
+        self._known[kind, agent] = found
         return found
 
     def _named(self, found: tuple[Route, ...], kind: str, agent: str, names: tuple[str, ...]) -> tuple[Route, ...]:

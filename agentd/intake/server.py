@@ -1,9 +1,9 @@
-"""The socket's server: accepts, lets the first byte choose the dialect, reads while there is room, writes the answers.
+"""The server: accepts, lets the first byte choose the dialect, reads while there is room, writes the answers.
 
 A connection in frames or lines is a `Connection`: it submits whole messages to the sink and answers in the order in which
 the futures complete. It does not read while too much is under way or its answers lie untaken, so that a full daemon is
-felt by the sender as a write that blocks. A connection in HTTP is given to aiohttp at its first byte. The composition
-root makes one `Server`, starts it and closes it.
+felt by the sender as a write that blocks. A connection in HTTP is given to aiohttp at its first byte; one that came over
+TCP speaks nothing else. The composition root makes one `Server`, starts it and closes it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
+from http import HTTPStatus
 from typing import cast
 
 from aiohttp import web
@@ -22,9 +23,10 @@ from aiohttp import web
 from agentd.config import Config
 from agentd.errors import AgentdError, WireError
 from agentd.intake import Peer, Sink, Waiting
+from agentd.intake.answers import last_answer
 from agentd.intake.connection import Budget, Fault, FrameReader, LineReader, Outbox, Share, Shared, Watch
-from agentd.intake.listen import Acceptor, UnixListener, peer_of, raise_file_limit
-from agentd.intake.routes import HttpProtocol
+from agentd.intake.listen import Acceptor, UnixListener, open_loopback, peer_of, raise_file_limit, url_of
+from agentd.intake.protocol import HttpProtocol
 from agentd.wire import MAX_UNANSWERED, Ack, Dialect, Hello, decode_message, dialect_of, encode
 
 _log = logging.getLogger("agentd.intake")
@@ -136,7 +138,9 @@ class Connection(asyncio.Protocol):
     def _choose(self, data: bytes) -> None:
         """The first byte decides who reads."""
         self._dialect = dialect_of(data[0])
-        if self._dialect is Dialect.FRAMES:
+        if not self._peer.local and self._dialect is not Dialect.HTTP:
+            self._fail(Fault.NO_DIALECT, "HTTP alone is spoken here; frames and lines are for the Unix socket")
+        elif self._dialect is Dialect.FRAMES:
             self._reader = FrameReader(self._shared.max_frame_bytes)
             cast("Outbox", self._outbox).frames = True
         elif self._dialect is Dialect.LINES:
@@ -304,6 +308,7 @@ class Server:
 
     def __init__(self, config: Config, sink: Sink, app: web.Application) -> None:
         """Hold no socket yet. `app` answers the HTTP dialect (`routes.build_app`); it is started and ended from here."""
+        self.http_url: str | None = None  # where `listen.http` is, with the port that port 0 became; set by `start`
         self._config = config
         self._sink = sink
         self._runner = web.AppRunner(app, shutdown_timeout=_LAST_WORD_S)
@@ -321,7 +326,7 @@ class Server:
         return len(self._open)
 
     async def start(self, sockets: Sequence[socket.socket] | None = None) -> None:
-        """Listen on `listen.socket`, or on `sockets` (listening already, as systemd passes them), which become ours.
+        """Listen on `listen.http`, and on `listen.socket` or `sockets` (listening, as systemd passes them), which become ours.
 
         Raises StateError, AlreadyRunning or ConfigError, and then holds nothing.
         """
@@ -332,6 +337,9 @@ class Server:
             self._unix = UnixListener(self._config.listen)
         self._sockets = [self._unix.socket] if self._unix is not None else list(sockets or ())
         try:
+            if self._config.listen.http is not None:
+                self._sockets.append(open_loopback(self._config.listen.http))
+                self.http_url = url_of(self._sockets[-1])
             await self._runner.setup()
         except BaseException:
             self._close_sockets()
@@ -413,7 +421,8 @@ class Server:
         text = f"too many connections (intake.max_connections = {self._config.intake.max_connections})"
         self._sink.refuse(Fault.TOO_MANY_CONNECTIONS, text, peer)
         with sock, suppress(OSError):
-            sock.send(encode({"error": text}) + b"\n")
+            full = last_answer(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections", text)
+            sock.send(encode({"error": text}) + b"\n" if peer.local else full)
 
     def _to_http(self, transport: asyncio.Transport, peer: Peer, data: bytes) -> None:
         if self._shared is None or self._runner.server is None:

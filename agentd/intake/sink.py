@@ -5,24 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agentd import __version__
 from agentd.errors import RecordError, SpoolFull, WireError
 from agentd.intake import Peer, Waiting, streams
-from agentd.intake.admit import FULL, Admission, Admitted
+from agentd.intake.admit import FULL, Admission, Admitted, narrowed
 from agentd.intake.dedupe import Window
 from agentd.intake.dedupe import count as count_ids
+from agentd.intake.order import Place
 from agentd.intake.streams import Stream, Streams
 from agentd.outcomes import Cause
 from agentd.queued import Entry, Ref
 from agentd.records import Record, order_key
-from agentd.wire import MAX_UNANSWERED, Ack, Hello, Message, Rejected, hello_answer
+from agentd.wire import Ack, Hello, Message, Rejected, hello_answer
 
 log = logging.getLogger("agentd.intake")
 
@@ -42,18 +43,16 @@ class Store(Protocol):
 
 
 class _Held(Struct):
-    """Records that nobody waits an answer for, and that found the queue full."""
+    """Records that nobody waits an answer for, and that found queues full. What was partly taken names the rest in `to`."""
 
     items: list[tuple[int, Record | RecordError]]
     peer: Peer
     origin: str
-    future: asyncio.Future[Ack]
+    future: asyncio.Future[Ack] | None  # None: another part of the message answers for it
     ack: Ack
     order: int
-
-    def order_keys(self) -> set[str]:
-        """What of it must stay in order with other messages."""
-        return {order_key(item) for _, item in self.items if not isinstance(item, RecordError)}
+    places: set[Place]  # where they wait, and all that comes later has to wait behind them
+    parts: frozenset[int] = frozenset()  # of the items, those that are counted with another part of themselves
 
 
 class SpoolSink:
@@ -115,45 +114,56 @@ class SpoolSink:
         items = list(enumerate(message.items))
         stream_of = None if key is None else self._stream_of(key)
         away = None if stream_of is None else stream_of.waiting_room(key[2] if key else 0)
-        outcome = self.admission.admit(items, peer, origin, self._now_us(), away)
-        if stream_of is not None and outcome.full_keys and message.seq is not None:
-            stream_of.turned_away_until = message.seq + MAX_UNANSWERED - 1
+        outcome = self.admission.admit(items, peer, origin, self._now_us(), away, seq=message.seq or 0)
+        if stream_of is not None and outcome.turns.full:
+            stream_of.remember_turned_away(outcome.turns.seq)
         ack = Ack(-1 if message.seq is None else message.seq, outcome.accepted, outcome.rejected)
         self._log_refusals(outcome, peer)
         self._write(outcome, ack, future, key)
         return future
 
     def _submit_silent(self, message: Message, peer: Peer, origin: str) -> asyncio.Future[Ack]:
-        """A message that nobody waits an answer for: what finds no room waits, and its run's later records with it."""
+        """A message that nobody waits an answer for: what finds no room waits, and its run's later records behind it."""
         self._order += 1
-        held = _Held(list(enumerate(message.items)), peer, origin, Waiting(), Ack(-1, 0), self._order)
-        keys = {key for other in self._held for key in other.order_keys()} if self._held else set()
-        if keys.isdisjoint(held.order_keys()):
-            future: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
-            held.future = future
-            outcome = self._admit_held(held)
-            if not outcome.full:
-                return future
-            held.future = Waiting()
+        future: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
+        held = _Held(list(enumerate(message.items)), peer, origin, future, Ack(-1, 0), self._order, set())
+        behind = set().union(*[other.places for other in self._held]) if self._held else ()
+        if not self._admit_held(held, behind).full:
+            return future
+        held.future = waiting = Waiting()
         self._hold(held)
-        return held.future
+        return waiting
 
-    def _admit_held(self, held: _Held) -> Admitted:
+    def _admit_held(self, held: _Held, behind: Collection[Place]) -> Admitted:
         """Admit what finds room; the rest stays in `held.items`. The future is done with the last of it."""
-        outcome = self.admission.admit(held.items, held.peer, held.origin, self._now_us(), hold=True)
+        outcome = self.admission.admit(held.items, held.peer, held.origin, self._now_us(), hold=True, behind=behind)
         self._log_refusals(outcome, held.peer)
         full = {index for index, _ in outcome.full}
         self.admission.refused[Cause.SPOOL_FULL.value] -= len(full)  # they are not refused: they wait
+        if held.parts:
+            self._uncount(held, outcome)
         held.ack.accepted += outcome.accepted
         held.ack.rejected += [r for r in outcome.rejected if r.index not in full]
-        again = msgspec.structs.replace(held, items=_taken(held.items, outcome))
+        again = _again(held, outcome)
         if full:
             held.items = list(outcome.full)
-            again.future = _unheard()
+            held.places = outcome.waiting
+            again.future = None
             self._write(outcome, held.ack, None, None, again)
         else:
             self._write(outcome, held.ack, held.future, None, again)
         return outcome
+
+    def _uncount(self, held: _Held, outcome: Admitted) -> None:
+        """Take back the count of parts: the record is counted once, with its other part."""
+        refused = {rejected.index for rejected in outcome.rejected}
+        parts = sum(index in held.parts and index not in refused for index, _ in held.items)
+        outcome.accepted -= parts
+        self.admission.accepted -= parts
+
+    def knows(self, uid: int, record_id: bytes) -> bool:
+        """Whether a record of this id was taken from the uid, as far back as the dedupe window goes."""
+        return self._window.knows(uid, record_id)
 
     def refuse(self, cause: str, detail: str, peer: Peer) -> None:
         self.admission.refused[cause] += 1
@@ -171,7 +181,7 @@ class SpoolSink:
     ) -> None:
         """Hand over to the spool. `again` is held if the disk has no room; without it the records are refused."""
         puts = []
-        seen = b"".join(outcome.seen)
+        seen = b"".join([*outcome.seen, *(part.rows for part in outcome.parts)])
         if seen:
             puts.append(self._store.seen(seen, count_ids(seen)))
         if key is not None:
@@ -183,18 +193,19 @@ class SpoolSink:
             _finish(future, ack, waits)
             return
         stored = self._store.append(outcome.copies, puts=puts, introduced=outcome.introduced)
-        if outcome.seen:
+        if seen:
             self._remember_pending(outcome, stored)
         stored.add_done_callback(lambda done: self._stored(done, outcome, ack, future, key, waits, again))
 
     def _remember_pending(self, outcome: Admitted, stored: asyncio.Future[None]) -> None:
-        for row in outcome.seen:
+        for row in [*outcome.seen, *(part.key for part in outcome.parts)]:
             pending = (int.from_bytes(row[:4], "big"), row[4:20])
             self._pending_ids[pending] = stored
             stored.add_done_callback(partial(self._forget_pending, pending))
 
-    def _forget_pending(self, pending: tuple[int, bytes], _done: asyncio.Future[None]) -> None:
-        self._pending_ids.pop(pending, None)
+    def _forget_pending(self, pending: tuple[int, bytes], done: asyncio.Future[None]) -> None:
+        if self._pending_ids.get(pending) is done:  # a later part of the same record may be pending still
+            del self._pending_ids[pending]
 
     def _stored(
         self,
@@ -212,28 +223,34 @@ class SpoolSink:
             if future is not None:
                 future.cancel()
             return
-        if done.exception() is not None and again is not None:
-            self._window.forget(b"".join(outcome.seen))
-            self.admission.accepted -= outcome.accepted
-            ack.accepted -= outcome.accepted
-            self._hold(again)
-            return
         if done.exception() is not None:
+            self._forget(outcome)
+            if again is not None:
+                ack.accepted -= outcome.accepted
+                self._hold(again)
+                return
             self._undo(outcome, ack, key)
         _finish(future, ack, waits)
 
-    def _undo(self, outcome: Admitted, ack: Ack, key: tuple[int, str, int] | None) -> None:
-        """The disk had no room: all that was accepted is refused, and no id or outcome is kept."""
+    def _forget(self, outcome: Admitted) -> None:
+        """The disk had no room: nothing of it is accepted, and no id is kept."""
         self._window.forget(b"".join(outcome.seen))
+        for part in outcome.parts:
+            self._window.forget_part(part)
         self.admission.accepted -= outcome.accepted
+
+    def _undo(self, outcome: Admitted, ack: Ack, key: tuple[int, str, int] | None) -> None:
+        """All that was accepted is refused instead; what was taken in part is lacked by whoever lacked it before."""
         self.admission.refused[Cause.SPOOL_FULL.value] += outcome.accepted
-        refused = {r.index for r in ack.rejected}
-        total = outcome.accepted + len(refused)
-        ack.rejected = sorted(
-            [*ack.rejected, *(Rejected(i, FULL) for i in range(total) if i not in refused)], key=lambda r: r.index
-        )
+        refused = {r.index: r for r in ack.rejected if r.index not in outcome.lacking}
+        total = outcome.accepted + len(ack.rejected)
+        ack.rejected = [
+            refused.get(index) or Rejected(index, FULL, outcome.lacking.get(index, [])) for index in range(total)
+        ]
         ack.accepted = 0
         if key is not None:
+            self.admission.turn_back(outcome)
+            self._stream_of(key).remember_turned_away(key[2])
             rewritten = self._store.append({}, puts=[self._stream_put(key, ack)])
             rewritten.add_done_callback(_look_at)  # if that fails too, the client repeats and is refused again
 
@@ -272,17 +289,20 @@ class SpoolSink:
 
     def _hold(self, held: _Held) -> None:
         place = next((i for i, other in enumerate(self._held) if other.order >= held.order), len(self._held))
-        self._held.insert(place, held)
+        if place < len(self._held) and self._held[place].order == held.order:
+            self._held[place] = _joined(held, self._held[place])
+        else:
+            self._held.insert(place, held)
         if self._holder is None or self._holder.done():
             self._holder = asyncio.create_task(self._try_held(), name="held messages")
 
     async def _try_held(self) -> None:
         """Admit what waits for room as room comes: in order within a run, and no destination waits for another."""
         while self._held:
-            busy: set[str] = set()
+            busy: set[Place] = set()
             for held in list(self._held):
-                if held.order_keys() & busy or self._admit_held(held).full:
-                    busy |= held.order_keys()
+                if (held.places and held.places <= busy) or self._admit_held(held, busy).full:
+                    busy |= held.places
                 else:
                     self._held.remove(held)
             if self._held:
@@ -301,8 +321,8 @@ class SpoolSink:
         if self._held:
             log.warning("%d records that waited for room were not taken", self.held, extra={"action": "held_dropped"})
         for held in self._held:
-            self.admission.refused[Cause.SPOOL_FULL.value] += len(held.items)
-            if not held.future.done():
+            self.admission.refused[Cause.SPOOL_FULL.value] += sum(i not in held.parts for i, _ in held.items)
+            if held.future is not None and not held.future.done():
                 held.future.set_result(held.ack)
 
     def prune(self, before_us: int) -> list[int]:
@@ -328,17 +348,41 @@ class SpoolSink:
         )  # fmt: skip
 
 
-def _taken(
-    items: Sequence[tuple[int, Record | RecordError]], outcome: Admitted
-) -> list[tuple[int, Record | RecordError]]:
-    """The items that were accepted."""
+def _again(held: _Held, outcome: Admitted) -> _Held:
+    """What was taken, to be held if the disk has no room for it: each record for those who took it."""
     refused = {rejected.index for rejected in outcome.rejected}
-    return [(index, item) for index, item in items if index not in refused]
+    items = dict(held.items)
+    again: list[tuple[int, Record | RecordError]] = []
+    places: set[Place] = set()
+    for index, names in outcome.placed:
+        record = items[index]
+        assert not isinstance(record, RecordError)  # noqa: S101 - it was taken
+        again.append((index, narrowed(record, names) if index in refused else record))
+        places.update((name, order_key(record)) for name in names)
+    return replace(held, items=again, places=places, parts=held.parts | refused)
 
 
-def _unheard() -> asyncio.Future[Ack]:
-    """For a part of a message: another part answers for it."""
-    return asyncio.get_running_loop().create_future()
+def _joined(one: _Held, other: _Held) -> _Held:
+    """Two parts of a message as one, in its order: each record for all that it was for in either."""
+    items = dict(one.items)
+    for index, record in other.items:
+        part = items.get(index)
+        if part is not None and not isinstance(part, RecordError) and not isinstance(record, RecordError):
+            record = narrowed(record, sorted({*_names(part), *_names(record)}))  # noqa: PLW2901 - the whole of it
+        items[index] = record
+    counted = {index for held in (one, other) for index, _ in held.items if index not in held.parts}
+    return replace(
+        one,
+        items=sorted(items.items(), key=lambda item: item[0]),
+        future=one.future or other.future,
+        places=one.places | other.places,
+        parts=frozenset(items) - counted,
+    )
+
+
+def _names(record: Record) -> Sequence[str]:
+    """Where a part of a record goes to."""
+    return (record.to,) if isinstance(record.to, str) else record.to or ()
 
 
 def _look_at(done: asyncio.Future[None]) -> None:
@@ -354,8 +398,8 @@ def _finish(future: asyncio.Future[Ack] | None, ack: Ack, waits: list[asyncio.Fu
     open_waits = [wait for wait in waits if not wait.done()]
     if not open_waits:
         if any(not wait.cancelled() and isinstance(wait.exception(), SpoolFull) for wait in waits):
-            refused = {rejected.index: rejected for rejected in ack.rejected}
-            total = ack.accepted + len(refused)
+            refused = {rejected.index: rejected for rejected in ack.rejected if rejected.error != FULL}
+            total = ack.accepted + len(ack.rejected)
             ack = Ack(ack.seq, 0, [refused.get(index) or Rejected(index, FULL) for index in range(total)])
         future.set_result(ack)
         return

@@ -18,7 +18,7 @@ class Stream(Struct, array_like=True):
     touched_us: int = 0
     outcomes: dict[int, Ack] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
-    # order key → digest of the record that found no room and has to come first; for envelopes that were under way then
+    # what found no room and has to come first (`order.Turns.away`); for envelopes that were under way then
     turned_away: dict[str, bytes] = field(default_factory=dict)
     turned_away_until: int = 0
 
@@ -36,6 +36,10 @@ class Stream(Struct, array_like=True):
         if seq > self.turned_away_until:
             self.turned_away.clear()
         return self.turned_away
+
+    def remember_turned_away(self, seq: int) -> None:
+        """Something of this envelope found no room."""
+        self.turned_away_until = max(self.turned_away_until, seq + MAX_UNANSWERED - 1)
 
     def record(self, ack: Ack, now_us: int) -> None:
         """Keep an outcome; the oldest beyond 64 goes."""

@@ -13,10 +13,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct
 
 from agentd.exchange import (
-    ANSWER_BYTES,
     Attempt,
     Call,
     Context,
@@ -28,15 +27,19 @@ from agentd.exchange import (
     Sending,
     Unencodable,
 )
+from agentd.gating import Gate
 from agentd.identity import text_of
 from agentd.outcomes import Delivered, Learned, Pause, Reject, Retry, Scope, Unknown, Verdict
-from agentd.platforms.base import by_status, lost
+from agentd.platforms._agentos_gates import GATES
+from agentd.platforms._agentos_sdk import STAND_IN
+from agentd.platforms._agentos_wire import Envelope, by_code, envelope_in, is_cut, reason_of
+from agentd.platforms.base import by_status, lost, with_extra
 from agentd.records import TYPES, Event, Json, RunCancel, RunComplete, RunFail, RunStart, Span, Task, Time
+from agentd.standin import StandIn
 
 _PREFIX = "/api/ingest/v1"
 _ERROR_MESSAGE_CHARS = 4000  # pyagentos-sdk cuts here
 _REASON_CHARS = 1000
-_STATUS_OF_CODE = {"UNAUTHENTICATED": 401, "PAYMENT_REQUIRED": 402, "RATE_LIMITED": 429}
 _EVENTS = Call("events", f"{_PREFIX}/events", batch=True)
 _TASKS = Call("tasks", f"{_PREFIX}/tasks")
 
@@ -66,23 +69,10 @@ class _Event(Struct, omit_defaults=True):
 
 class _Events(Struct):
     run_id: str
-    events: list[_Event]
-
-
-class _Failure(Struct):
-    code: str = ""
-    message: str = ""
-
-
-class _Envelope(Struct):
-    """`{data, error}`; other fields are let pass. With neither it is somebody else's JSON."""
-
-    data: Any = UNSET
-    error: _Failure | UnsetType | None = UNSET
+    events: list[_Event | Raw]
 
 
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {kind: msgspec.json.Decoder(type_) for kind, type_ in TYPES.items()}
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -94,6 +84,8 @@ class AgentOS:
     encoder_version = 1
     introduces = frozenset({"run.start"})
     options: Mapping[str, tuple[str, ...]] = {}
+    gates: Mapping[str, Gate] = GATES
+    stand_in: StandIn = STAND_IN
     calls: Mapping[str, Call] = {
         "run.start": Call("run/start", f"{_PREFIX}/run/start"),
         "event": _EVENTS,
@@ -116,20 +108,21 @@ class AgentOS:
     def encode(self, call: Call, items: Sequence[Item], context: Context) -> Request:
         record = _decoders[items[0].kind].decode(items[0].body)
         if isinstance(record, RunStart):
-            return Request(call.path, _encode(_start(record, items[0], context)))
+            return Request(call.path, with_extra(_encode(_start(record, items[0], context)), record.extra))
         run_id = context.resolve("run", _run_of(items[0]))
         if run_id is None:
             raise Unencodable("its run is unknown to the platform")
         if call is _EVENTS:
             return Request(call.path, _encode(_Events(run_id, [_event(item, context) for item in items])))
-        return Request(call.path, _encode(_single(record, run_id)))
+        single = _encode(_single(record, run_id))
+        return Request(call.path, single if call is _TASKS else with_extra(single, record.extra))
 
     def classify(self, call: Call, items: Sequence[Item], answer: Response | Lost, attempt: Attempt) -> Verdict:
         if isinstance(answer, Lost):
             return lost(call, answer) or Unknown(answer.reason)
-        envelope = _envelope(answer.body)
-        reason = _reason(answer, envelope)
-        answer = _by_code(answer, envelope)
+        envelope = envelope_in(answer.body)
+        reason = reason_of(answer, envelope)
+        answer = by_code(answer, envelope)
         introduces = items[0].kind in self.introduces
         if answer.status == 409 and not introduces and self._answers_our_repeat(call, attempt):  # noqa: PLR2004
             return Delivered()
@@ -138,7 +131,7 @@ class AgentOS:
         verdict = by_status(answer, attempt, reason)
         if not isinstance(verdict, Delivered):
             return verdict
-        if answer.body.strip() and envelope is None and not _cut(answer):
+        if answer.body.strip() and envelope is None and not is_cut(answer):
             return Retry(f"{answer.status} without AgentOS's envelope: is base_url right?", None, Scope.DESTINATION)
         if envelope is not None and envelope.error:
             return Reject(reason)
@@ -149,7 +142,7 @@ class AgentOS:
         """A conflict with what we sent ourselves. Events have no key to conflict by: theirs means that the run has ended."""
         return attempt.maybe_taken and not attempt.ended and call is not _EVENTS
 
-    def _learn(self, item: Item, envelope: _Envelope | None) -> Verdict:
+    def _learn(self, item: Item, envelope: Envelope | None) -> Verdict:
         data = envelope.data if envelope is not None else None
         run_id = data.get("run_id") if isinstance(data, dict) else None
         if not isinstance(run_id, str) or not run_id:
@@ -175,8 +168,13 @@ def _start(record: RunStart, item: Item, context: Context) -> _Start:
     )
 
 
-def _event(item: Item, context: Context) -> _Event:
+def _event(item: Item, context: Context) -> _Event | Raw:
     record: Event | Span = _decoders[item.kind].decode(item.body)
+    event = _event_of(record, item, context)
+    return Raw(with_extra(_encode(event), record.extra)) if record.extra else event
+
+
+def _event_of(record: Event | Span, item: Item, context: Context) -> _Event:
     payload = _payload(record.payload, item.record_id if context.inject_id else None)
     if isinstance(record, Event):
         return _Event(record.type, record.level, payload, _utc(record.occurred_at) or _admitted(item))
@@ -211,7 +209,7 @@ def _single(record: Any, run_id: str) -> dict[str, Any]:
                 "output": _given(record.output),
                 "error_message": record.error_message,
             }
-            return {"run_id": run_id, "task": task | _set(facts)}
+            return {"run_id": run_id, "task": Raw(with_extra(_encode(task | _set(facts)), record.extra))}
         case RunComplete():
             usage = {} if record.usage is None else msgspec.structs.asdict(record.usage)
             return {"run_id": run_id} | _set({"output": _given(record.output), **usage})
@@ -258,32 +256,6 @@ def _payload(value: Json, record_id: bytes | None) -> Raw:
     rest = data[1:].lstrip()
     comma = b"" if rest == b"}" else b","
     return Raw(b'{"agentd_id":"' + text_of(record_id).encode() + b'"' + comma + rest)
-
-
-def _envelope(body: bytes) -> _Envelope | None:
-    try:
-        envelope = _decode_envelope(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    return None if envelope.data is UNSET and envelope.error is UNSET else envelope
-
-
-def _by_code(answer: Response, envelope: _Envelope | None) -> Response:
-    """The SDK takes these codes for what they say under any status, and so do we."""
-    error = envelope.error if envelope is not None else None
-    status = _STATUS_OF_CODE.get(error.code) if error else None
-    return answer if status is None else Response(status, answer.headers, answer.body)
-
-
-def _cut(answer: Response) -> bool:
-    """An envelope of which we have the beginning only: what the platform says after that is nothing that we ask for."""
-    return len(answer.body) >= ANSWER_BYTES and answer.body.lstrip().startswith(b"{")
-
-
-def _reason(answer: Response, envelope: _Envelope | None) -> str:
-    if envelope is not None and envelope.error:
-        return f"{answer.status} {envelope.error.code}: {envelope.error.message}"[:500].rstrip(": ")
-    return f"{answer.status}"
 
 
 PLATFORM = AgentOS()

@@ -13,7 +13,6 @@ Sources disagree on two points, which `[destinations.NAME.options]` decides:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import json
@@ -24,11 +23,10 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, Struct
 
 from agentd.errors import ConfigError
 from agentd.exchange import (
-    ANSWER_BYTES,
     Attempt,
     Call,
     Context,
@@ -40,12 +38,25 @@ from agentd.exchange import (
     Sending,
     Unencodable,
 )
+from agentd.gating import Gate
 from agentd.outcomes import Delivered, Pause, Reject, Retry, Scope, Unknown, Verdict
-from agentd.platforms.base import by_status, lost, retry_after
+from agentd.platforms._ascend_answers import (
+    code_of,
+    decoded,
+    is_cut,
+    is_denial,
+    is_ours,
+    is_refusal,
+    reason_of,
+    wait_s,
+)
+from agentd.platforms._ascend_gates import GATES
+from agentd.platforms._ascend_sdk import STAND_IN
+from agentd.platforms.base import by_status, lost, with_extra
 from agentd.records import ActionCompleted, ActionFailed, Heartbeat, Json
+from agentd.standin import StandIn
 from agentd.units import rfc3339
 
-_REASON_CHARS = 500
 _COMPLETED = Call("complete", "/api/agent-action/{id}/complete")
 _FAILED = Call("fail", "/api/agent-action/{id}/fail")
 _HEARTBEAT = Call("heartbeat", "/api/agents/health/heartbeat", newest_only=True)
@@ -56,15 +67,17 @@ _NO_SEGMENT = frozenset({".", ".."})  # a URL loses them on its way
 _FLAT_METRICS = ("response_time_ms", "error_rate", "requests_count")
 # The version of what we say and not of agentd: a heartbeat sealed before an upgrade is the same bytes after it.
 _SDK_VERSION = "agentd/1"
-_GOVERNANCE = ("governance", "violation")
-_CHANGING = frozenset({"correlation_id", "request_id", "timestamp", "processing_time_ms"})  # other in every answer
-_NO_SUCH_ROUTE = "Not Found"  # what FastAPI, on which ASCEND runs, says of a path without a route
 
+
+class _Extra(Struct):
+    extra: dict[str, Raw] | None = None
+
+
+_decode_extra = msgspec.json.Decoder(_Extra).decode
 _decode_completed = msgspec.json.Decoder(ActionCompleted).decode
 _decode_failed = msgspec.json.Decoder(ActionFailed).decode
 _decode_heartbeat = msgspec.json.Decoder(Heartbeat).decode
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
-_decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -80,10 +93,12 @@ class Ascend:
         "action.failed": _FAILED,
         "heartbeat": _HEARTBEAT,
     }
+    gates: Mapping[str, Gate] = GATES
     options: Mapping[str, tuple[str, ...]] = {
         "completion_route": ("sdk", "server"),
         "heartbeat_metrics": ("union", "flat", "nested"),
     }
+    stand_in: StandIn = STAND_IN
 
     def headers(self, sending: Sending) -> dict[str, str]:
         """Both forms of authentication, as the SDK sends them, and its signature if there is a secret."""
@@ -91,10 +106,11 @@ class Ascend:
         headers = {
             "x-api-key": sending.api_key,
             "authorization": f"Bearer {sending.api_key}",
-            "idempotency-key": sending.idempotency_key,
             "x-request-timestamp": timestamp,
-            "x-correlation-id": "asc_" + hashlib.sha256(sending.idempotency_key.encode()).hexdigest()[:16],
         }
+        if sending.idempotency_key:  # a read has none
+            correlation_id = "asc_" + hashlib.sha256(sending.idempotency_key.encode()).hexdigest()[:16]
+            headers |= {"idempotency-key": sending.idempotency_key, "x-correlation-id": correlation_id}
         if sending.signing_secret:
             headers["x-signature"] = _signature(sending.signing_secret, timestamp, sending.body)
         return headers
@@ -105,31 +121,32 @@ class Ascend:
     def encode(self, call: Call, items: Sequence[Item], context: Context) -> Request:
         item = items[0]
         if item.kind == "heartbeat":
-            return Request(call.path, _encode(_heartbeat(item, context)))
+            return Request(call.path, _heartbeat(item, context))
         action_id = context.resolve("action", _action_of(item))
         if action_id is None:
             raise Unencodable("its action is unknown to the platform")
         route = _option(context, "completion_route")
         path = (call.path if route == "sdk" else _OLD_ROUTES[call.name]).format(id=_segment(action_id, route))
         body = _completed(item) if item.kind == "action.completed" else _failed(item, route)
-        return Request(path, _encode({"action_id": action_id} | body if route == "sdk" else body))
+        own = _encode({"action_id": action_id} | body if route == "sdk" else body)
+        return Request(path, with_extra(own, _decode_extra(item.body).extra))
 
     def classify(self, call: Call, items: Sequence[Item], answer: Response | Lost, attempt: Attempt) -> Verdict:
         if isinstance(answer, Lost):
             return lost(call, answer) or Unknown(answer.reason)
-        said = _decoded(answer.body)
-        reason = _reason(answer.status, said)
+        said = decoded(answer.body)
+        reason = reason_of(answer.status, said)
         match answer.status:
-            case 403 if _is_denial(said):
+            case 403 if is_denial(said):
                 return Reject(reason)
-            case 403 if _code(said) == "ACCOUNT_LOCKED":
+            case 403 if code_of(said) == "ACCOUNT_LOCKED":
                 return Pause(Scope.DESTINATION, reason)
-            case 404 if not _is_ours(said):
+            case 404 if not is_ours(said):
                 return Pause(Scope.DESTINATION, f"{reason}: is base_url right, and options.completion_route?")
             case 409 if attempt.maybe_taken:
                 return Delivered()  # it answers our own repeat
             case 429:
-                return Retry(reason, _wait_s(answer.headers, attempt.now_s), Scope.DESTINATION)
+                return Retry(reason, wait_s(answer.headers, attempt.now_s), Scope.DESTINATION)
             case _:
                 verdict = by_status(answer, attempt, reason)
         return _taken(items[0], answer, said, reason) if isinstance(verdict, Delivered) else verdict
@@ -183,13 +200,21 @@ def _error(error: Json, *, objects: bool) -> Raw | str:
     return given if text.startswith(b'"') or (objects and text.startswith(b"{")) else text.decode()
 
 
-def _heartbeat(item: Item, context: Context) -> dict[str, Any]:
+def _heartbeat(item: Item, context: Context) -> bytes:
     record = _decode_heartbeat(item.body)
     agent = context.agent(item.agent)
     if not agent:
         raise Unencodable("the heartbeat names no agent_id and the destination has none")
-    own = {"agent_id": agent, "sdk_version": _SDK_VERSION, "timestamp": _time(None, item)}
+    ours = {"sdk_version": _SDK_VERSION, "timestamp": _time(None, item)}
+    told = {
+        name for name, value in (record.extra or {}).items() if _given(value) is not None
+    }  # an SDK says these itself
+    own = {"agent_id": agent} | {name: value for name, value in ours.items() if name not in told}
     own |= _set({"status": record.status})
+    return with_extra(_encode(_with_metrics(own, record, context)), record.extra)
+
+
+def _with_metrics(own: dict[str, Any], record: Heartbeat, context: Context) -> dict[str, Any]:
     metrics = _members(record.metrics)
     if not metrics:
         return own
@@ -239,74 +264,12 @@ def _signature(secret: str, timestamp: str, body: bytes) -> str:
 
 def _taken(item: Item, answer: Response, said: Any, reason: str) -> Verdict:
     """What a 2xx means: a page is somebody else's, and ASCEND can say no under 200."""
-    if said is None and answer.body.strip() not in (b"", b"null") and not _cut(answer):
+    if said is None and answer.body.strip() not in (b"", b"null") and not is_cut(answer):
         return Retry(f"{answer.status} without JSON: is base_url right?", None, Scope.DESTINATION)
-    if not isinstance(said, dict) or not (said.get("success") is False or said.get("status") == "error"):
+    if not is_refusal(said):
         return Delivered()
     # A heartbeat not taken may be tomorrow, when somebody has activated the agent; until then the newest one is kept.
     return Retry(reason) if item.kind == "heartbeat" else Reject(reason)
-
-
-def _cut(answer: Response) -> bool:
-    return len(answer.body) >= ANSWER_BYTES and answer.body.lstrip().startswith((b"{", b"["))
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return _decode_any(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _is_ours(said: Any) -> bool:
-    """Whether a 404 is about the action: in an envelope of ASCEND's, and not what it says of a path without a route."""
-    if not isinstance(said, dict):
-        return False
-    return isinstance(said.get("error"), dict) or said.get("detail", _NO_SUCH_ROUTE) != _NO_SUCH_ROUTE
-
-
-def _is_denial(said: Any) -> bool:
-    """403 is also how ASCEND says that governance forbids it: `detail` is an object whose `error` tells."""
-    detail = said.get("detail") if isinstance(said, dict) else None
-    error = detail.get("error") if isinstance(detail, dict) else None
-    return isinstance(error, str) and any(word in error.lower() for word in _GOVERNANCE)
-
-
-def _code(said: Any) -> str:
-    """`error.code` of the one envelope, `error_code` of the other, or nothing."""
-    if not isinstance(said, dict):
-        return ""
-    error = said.get("error")
-    code = error.get("code") if isinstance(error, dict) else said.get("error_code")
-    return code if isinstance(code, str) else ""
-
-
-def _message(said: Any) -> str:
-    """What any of the three envelopes says: `error.message`, or `detail` as text, object or array."""
-    if not isinstance(said, dict):
-        return ""
-    error, detail = said.get("error"), said.get("detail")
-    found = error if detail is None else detail
-    if isinstance(found, dict):
-        message = found.get("message")
-        found = message if message is not None else {name: found[name] for name in found if name not in _CHANGING}
-    return found if isinstance(found, str) else "" if found is None else _encode(found).decode()
-
-
-def _reason(status: int, said: Any) -> str:
-    """Status, code and message, bounded, and the same for the same refusal so that repeats can be counted."""
-    head = f"{status} {_code(said)}".rstrip()
-    return f"{head}: {_message(said)}"[:_REASON_CHARS].rstrip(": ")
-
-
-def _wait_s(headers: Mapping[str, str], now_s: float) -> float | None:
-    """Seconds by `Retry-After`, else by a reset header; ASCEND's `X-RateLimit-Reset` is Unix time in seconds."""
-    wait_s = retry_after(headers, now_s)
-    for name, since_s in (("x-ratelimit-reset-after", 0.0), ("x-ratelimit-reset", now_s)):
-        if wait_s is None and name in headers:
-            with contextlib.suppress(ValueError):
-                wait_s = retry_after({"retry-after": repr(float(headers[name]) - since_s)}, now_s)  # its bounds hold
-    return wait_s
 
 
 PLATFORM = Ascend()

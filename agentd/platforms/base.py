@@ -9,6 +9,9 @@ import email.utils
 from collections.abc import Mapping
 from datetime import UTC
 
+import msgspec
+from msgspec import Raw
+
 from agentd.exchange import Attempt, Call, Lost, Response
 from agentd.outcomes import Cause, Delivered, Pause, Reject, Retry, Scope, Split, Verdict
 
@@ -43,6 +46,15 @@ def by_status(response: Response, attempt: Attempt, reason: str) -> Verdict:
     if status in {400, 422}:
         return Split(reason)
     return Reject(reason)
+
+
+def with_extra(own: bytes, extra: Mapping[str, Raw] | None) -> bytes:
+    """A JSON object with what `extra` holds beside it: its own members win, and a null in `extra` is left out."""
+    if not extra:
+        return own
+    members = msgspec.json.decode(own, type=dict[str, Raw])
+    more = {name: value for name, value in extra.items() if name not in members and bytes(value).strip() != b"null"}
+    return msgspec.json.encode(members | more) if more else own
 
 
 def lost(call: Call, answer: Lost) -> Verdict | None:

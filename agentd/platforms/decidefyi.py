@@ -6,13 +6,11 @@ the sealed bytes are kept. The decision's id is in the path and nowhere in the b
 not sent. 409 has two meanings (the key is taken; its first use is still running), 429 has two (the minute, the month), 503
 two (a store is down; somebody has to configure something), and each is told by what the body says.
 
-Deciding itself (`/api/decide`) is a gate and is not sent from here.
+Deciding itself (`/api/decide`) is a gate and stands in `_decidefyi_gates`.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -34,23 +32,29 @@ from agentd.exchange import (
     Sending,
     Unencodable,
 )
+from agentd.gating import Gate
 from agentd.outcomes import Delivered, Pause, Reject, Retry, Scope, Unknown, Verdict
-from agentd.platforms.base import by_status, lost, retry_after
+from agentd.platforms._decidefyi_gates import GATES
+from agentd.platforms._decidefyi_sdk import STAND_IN
+from agentd.platforms._decidefyi_wire import (
+    OPERATOR,
+    RATE_CODES,
+    in_progress,
+    is_envelope,
+    next_month_s,
+    object_in,
+    rate_s,
+    reason_of,
+    text_in,
+    until_s,
+    wait_s,
+)
+from agentd.platforms.base import by_status, lost, with_extra
 from agentd.records import TYPES
+from agentd.standin import StandIn
 
 _PREFIX = "/api/decision"
-_REASON_CHARS = 500
-_NOT_SENT = frozenset({"id", "to", "agent_id", "decision_id"})  # ours; the decision's id is in the path
-_MILLISECONDS = 1e11  # as seconds since 1970 this is the year 5138: whatever is larger is in milliseconds
-_MAX_WAIT_S = 3600.0  # a limit of requests a minute that asks for more is asked again in an hour
-_MAX_PAUSE_S = 32 * 86400.0  # the cap is monthly: a reset that lies further away is a mistake
-_MIN_PAUSE_S = 60.0  # the reset beside a monthly cap may be that of the minute: no probe a second for weeks
-_CODE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
-_IN_PROGRESS = frozenset({"in_progress", "in_flight", "inflight", "processing", "running", "pending"})
-_OPERATOR = frozenset(
-    {"RULEBOOK_ATTESTATION_SIGNATURE_REQUIRED", "DECIDE_AI_DISABLED_ZERO_COST", "DECIDE_AI_CONFIGURATION_INVALID"}
-)
-_RATE_CODES = frozenset({"DECIDE_API_RATE_LIMITED", "RATE_LIMIT_EXCEEDED"})
+_NOT_SENT = frozenset({"id", "to", "agent_id", "extra", "decision_id"})  # ours; the decision's id is in the path
 
 # Call → where the SDK looks for the receipt, and names that only its receipt bears: none is a field of the request.
 _RECEIPTS = {
@@ -62,7 +66,6 @@ _RECEIPTS = {
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(TYPES[kind]) for kind in ("execution", "outcome", "crm_sync")
 }
-_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -103,12 +106,14 @@ class Decide:
     encoder_version = 1
     introduces: frozenset[str] = frozenset()
     options: Mapping[str, tuple[str, ...]] = {}
+    gates: Mapping[str, Gate] = GATES
     # The path of a call is what follows the decision's id.
     calls: Mapping[str, Call] = {
         "execution": Call("execution", "/execution", strict_key=True),
         "outcome": Call("outcome", "/outcome", strict_key=True),
         "crm_sync": Call("crm-sync", "/crm-sync", strict_key=True),
     }
+    stand_in: StandIn = STAND_IN
 
     def headers(self, sending: Sending) -> dict[str, str]:
         return {"x-api-key": sending.api_key, "x-idempotency-key": sending.idempotency_key}
@@ -121,23 +126,24 @@ class Decide:
         if decision_id is None:
             raise Unencodable("its decision is unknown to the platform")
         path = f"{_PREFIX}/{_segment(decision_id)}{call.path}"
-        return Request(path, _encode(_fields(_decoders[items[0].kind].decode(items[0].body))))
+        record = _decoders[items[0].kind].decode(items[0].body)
+        return Request(path, with_extra(_encode(_fields(record)), record.extra))
 
     def classify(self, call: Call, items: Sequence[Item], answer: Response | Lost, attempt: Attempt) -> Verdict:
         del items
         if isinstance(answer, Lost):
             return lost(call, answer) or Unknown(answer.reason)
-        body = _object_in(answer.body)
+        body = object_in(answer.body)
         success = 200 <= answer.status < 300  # noqa: PLR2004 - which of them is a receipt's, no source says
         if success and (_is_receipt(call, body) or _cut(answer)):
             return Delivered()
-        reason = _reason(answer, body)
-        ours = _is_envelope(body)
+        reason = reason_of(answer, body)
+        ours = is_envelope(body)
         verdict = _by_code(answer, body, attempt, reason) if ours else None
         if verdict is not None:
             return verdict
         if success and ours:
-            return Retry(f"{reason}: no receipt", _wait_s(answer, body, attempt))  # safe under the same key
+            return Retry(f"{reason}: no receipt", wait_s(answer, body, attempt))  # safe under the same key
         if success:
             return Retry(f"{answer.status} without a receipt: is base_url right?", None, Scope.DESTINATION)
         return _by_number(answer, body, attempt, reason, ours=ours)
@@ -187,34 +193,12 @@ def _fields(record: Any) -> dict[str, Any]:
 # -- answers ----------------------------------------------------------------------------------------------------------------
 
 
-def _object_in(body: bytes) -> dict[str, Any]:
-    """The body as a JSON object, empty where it is none."""
-    try:
-        decoded = _decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return {}
-    return decoded if isinstance(decoded, dict) else {}
-
-
-def _word(body: Mapping[str, Any], name: str) -> str:
-    value = body.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _is_envelope(body: Mapping[str, Any]) -> bool:
-    """Whether decide.fyi wrote it: `{c, v, error, message, request_id}`, of which some answers have only a part."""
-    if _word(body, "c") and _word(body, "v"):
-        return True
-    error = _word(body, "error")
-    return bool(error) and (_CODE.fullmatch(error) is not None or bool(_word(body, "request_id")))
-
-
 def _is_receipt(call: Call, body: Mapping[str, Any]) -> bool:
     """Bare, as the documentation shows it, or under a name, as the SDK reads it."""
     place, names = _RECEIPTS[call.name]
     wrapped = body.get(place)
     receipt = wrapped if isinstance(wrapped, dict) else body
-    return any(_word(receipt, name) for name in names)
+    return any(text_in(receipt, name) for name in names)
 
 
 def _cut(answer: Response) -> bool:
@@ -224,14 +208,14 @@ def _cut(answer: Response) -> bool:
 
 def _by_code(answer: Response, body: Mapping[str, Any], attempt: Attempt, reason: str) -> Verdict | None:
     """What its own word means whatever the status; None where the word says nothing special."""
-    code, word = _word(body, "error"), _word(body, "v")
+    code, word = text_in(body, "error"), text_in(body, "v")
     if "MONTHLY_CAP" in code or word == "monthly_cap_exceeded":
-        return Pause(Scope.DESTINATION, reason, _until_s(answer, body, attempt) or _next_month_s(attempt.now_s))
+        return Pause(Scope.DESTINATION, reason, until_s(answer, body, attempt) or next_month_s(attempt.now_s))
     if code == "DECIDE_AI_BUDGET_EXHAUSTED":
-        return Pause(Scope.DESTINATION, reason, _until_s(answer, body, attempt))
-    if code in _RATE_CODES or word == "rate_limited":
-        return Retry(reason, _rate_s(answer, body, attempt), Scope.DESTINATION)
-    if code.endswith("_UNAUTHORIZED") or word == "unauthorized" or code in _OPERATOR:
+        return Pause(Scope.DESTINATION, reason, until_s(answer, body, attempt))
+    if code in RATE_CODES or word == "rate_limited":
+        return Retry(reason, rate_s(answer, body, attempt), Scope.DESTINATION)
+    if code.endswith("_UNAUTHORIZED") or word == "unauthorized" or code in OPERATOR:
         return Pause(Scope.DESTINATION, reason)
     return None
 
@@ -239,92 +223,16 @@ def _by_code(answer: Response, body: Mapping[str, Any], attempt: Attempt, reason
 def _by_number(answer: Response, body: Mapping[str, Any], attempt: Attempt, reason: str, *, ours: bool) -> Verdict:
     status = answer.status
     if status == 409:  # noqa: PLR2004
-        running = _in_progress(answer, body)
-        return Retry(reason, _wait_s(answer, body, attempt)) if running else Reject(reason)
+        running = in_progress(answer, body)
+        return Retry(reason, wait_s(answer, body, attempt)) if running else Reject(reason)
     if status == 404 and not ours:  # noqa: PLR2004 - no route of decide.fyi's: somebody else answers there
         return Pause(Scope.DESTINATION, f"{reason}: is base_url right?")
     if status in {404, 405} and ours:
         return Reject(reason)
     if status == 429:  # noqa: PLR2004
-        return Retry(reason, _rate_s(answer, body, attempt), Scope.DESTINATION)
+        return Retry(reason, rate_s(answer, body, attempt), Scope.DESTINATION)
     verdict = by_status(answer, attempt, reason)
-    return Retry(reason, _wait_s(answer, body, attempt), verdict.scope) if isinstance(verdict, Retry) else verdict
-
-
-def _in_progress(answer: Response, body: Mapping[str, Any]) -> bool:
-    """Whether a 409 says that the first use of our key is still running. No source names the field: any clear word counts.
-
-    Prose does not, nor does `execution_status`, which may be our own word sent back.
-    """
-    nested = body.get("idempotency")
-    words = [
-        *(_word(body, name) for name in ("status", "idempotency_status", "v")),
-        _word(nested, "status") if isinstance(nested, dict) else "",
-        answer.headers.get("x-idempotency-status", ""),
-    ]
-    if any(word.strip().lower().replace("-", "_").replace(" ", "_") in _IN_PROGRESS for word in words):
-        return True
-    code = _word(body, "error")
-    return "IN_PROGRESS" in code or "IN_FLIGHT" in code
-
-
-def _reason(answer: Response, body: Mapping[str, Any]) -> str:
-    """Status, code and sentence; without ids, so that the same refusals can be counted: a 404 may name the decision."""
-    code = _word(body, "error") or _word(body, "v")
-    message = "" if answer.status == 404 and code else _word(body, "message")  # noqa: PLR2004
-    return f"{answer.status} {code}: {message}"[:_REASON_CHARS].rstrip(": ")
-
-
-# -- how long to wait -------------------------------------------------------------------------------------------------------
-
-
-def _seconds_in(body: Mapping[str, Any]) -> float | None:
-    """`retry_after` of the body; None where it is no number of seconds."""
-    value = body.get("retry_after")
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        seconds = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return max(seconds, 0.0) if math.isfinite(seconds) else None
-
-
-def _reset_s(answer: Response, now_s: float) -> float | None:
-    """Seconds until `X-RateLimit-Reset`, which is Unix time in milliseconds or in seconds; None if it is past or absurd."""
-    try:
-        at = float(answer.headers.get("x-ratelimit-reset", ""))
-    except ValueError:
-        return None
-    wait = (at / 1000 if at >= _MILLISECONDS else at) - now_s
-    return wait if 0 < wait <= _MAX_PAUSE_S else None
-
-
-def _wait_s(answer: Response, body: Mapping[str, Any], attempt: Attempt) -> float | None:
-    wait = retry_after(answer.headers, attempt.now_s)
-    if wait is None:
-        wait = _seconds_in(body)
-    return None if wait is None else min(wait, _MAX_WAIT_S)
-
-
-def _rate_s(answer: Response, body: Mapping[str, Any], attempt: Attempt) -> float | None:
-    wait = _wait_s(answer, body, attempt)
-    if wait is None:
-        wait = _reset_s(answer, attempt.now_s)
-    return None if wait is None else min(wait, _MAX_WAIT_S)
-
-
-def _until_s(answer: Response, body: Mapping[str, Any], attempt: Attempt) -> float | None:
-    """How long a cap lasts by what the answer says; None if it says nothing that makes sense."""
-    wait = _reset_s(answer, attempt.now_s) or _seconds_in(body) or retry_after(answer.headers, attempt.now_s)
-    return None if not wait else min(max(wait, _MIN_PAUSE_S), _MAX_PAUSE_S)
-
-
-def _next_month_s(now_s: float) -> float:
-    """Seconds until the next month begins in UTC."""
-    now = datetime.fromtimestamp(now_s, UTC)
-    year, month = (now.year + 1, 1) if now.month == 12 else (now.year, now.month + 1)  # noqa: PLR2004 - December
-    return max(datetime(year, month, 1, tzinfo=UTC).timestamp() - now_s, _MIN_PAUSE_S)
+    return Retry(reason, wait_s(answer, body, attempt), verdict.scope) if isinstance(verdict, Retry) else verdict
 
 
 PLATFORM = Decide()

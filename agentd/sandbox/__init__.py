@@ -13,9 +13,9 @@ adapter would share its misunderstandings. Hence nothing in here imports agentd.
 
 from __future__ import annotations
 
+from agentd.sandbox._agentos_bodies import AgentosSwitches
 from agentd.sandbox._ascend_bodies import AscendSwitches
 from agentd.sandbox.aegis import AegisSwitches
-from agentd.sandbox.agentos import AgentosSwitches
 from agentd.sandbox.books import Repeat, RequestLine
 from agentd.sandbox.decidefyi import DecidefyiSwitches
 from agentd.sandbox.decisionos import DecisionosSwitches

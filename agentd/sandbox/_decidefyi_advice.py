@@ -32,8 +32,13 @@ _WORDS = {
 
 
 def mode_of(request: Mapping[str, Any]) -> str:
-    """The mode asked for; where none is, options or a `|` in the question make it `multi`. Raises Refused."""
-    mode = request.get("mode")
+    """The mode asked for; where none is, options or a `|` in the question make it `multi`. Raises Refused.
+
+    A rulebook that says that it is one is evaluated, whatever the mode says.
+    """
+    mode, rulebook = request.get("mode"), request.get("rulebook")
+    if isinstance(rulebook, dict) and rulebook.get("schema_version") == "rulebook_v1":
+        return "rulebook"
     if mode is None:
         return "multi" if "options" in request or "|" in str(request.get("question", "")) else "single"
     if mode not in MODES:

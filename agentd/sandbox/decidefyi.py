@@ -312,6 +312,7 @@ class Decide:
             raise Refused(503, "RULEBOOK_ATTESTATION_SIGNATURE_REQUIRED", "signing is not configured")
         found = evaluate(book, facts)
         return {
+            "status": "ok",
             "verdict": found.outcome["decision"],
             "c": found.outcome["decision"],
             "v": found.outcome["verdict"],
@@ -319,11 +320,9 @@ class Decide:
             "action": found.outcome["action"],
             "reason_code": found.outcome["reason_code"],
             "matched_rule_id": found.rule_id,
-            "evidence": found.evidence,
-            "evidence_manifest": {
-                "codes": [each["code"] for each in found.evidence],
-                "sources": [each["source"] for each in found.evidence],
-            },
+            "evidence": [found.outcome["reason_code"]],
+            "evidence_manifest": {"codes": [found.outcome["reason_code"]], "sources": []},
+            "evaluation": {"matched": found.rule_id is not None, "checks": found.checks},
             **records.rulebook_fields(book, request.get("binding_mode", TRUSTED if "adapter" in request else DIRECT)),
             **records.confidence_fields(1.0),
         }

@@ -14,7 +14,7 @@ import msgspec
 
 from agentd.errors import UsageError
 from agentd.sandbox.books import NO_ANSWER, Books, Repeat, RequestLine, digest
-from agentd.sandbox.faces import Answer, Call, Face, Keyless, load_face
+from agentd.sandbox.faces import Answer, Call, Face, Hearing, Keyless, load_face
 from agentd.sandbox.faults import Decision, Faults
 from agentd.sandbox.switches import parse_switch, with_switch
 
@@ -80,14 +80,18 @@ class Emulation:
         return next(iter(self.faces.values())), path
 
     def answer(self, face: Face, call: Call, decision: Decision) -> Answer:
-        """Judge a request whose body is there, commit it, and write it down. A fault with a status keeps it from the face."""
+        """Judge a request whose body is there, commit it, and write it down. A fault with a status keeps it from the face.
+
+        A held answer is not written down yet: whoever holds it knows in the end what was said, and calls `note`.
+        """
         if decision.ending == "status":
             answer = self._injected(face, decision)
         elif not self._admitted(face, call):
             answer = face.refuse(_UNAUTHENTICATED, "missing or unknown API key")
         else:
             answer = face.answer(call)
-        self.note(face, call, answer.status, decision, body_digest=digest(call.body))
+        if answer.held is None:
+            self.note(face, call, answer.status, decision, body_digest=digest(call.body))
         return answer
 
     def note(self, face: Face, call: Call, status: int, decision: Decision, *, body_digest: str = "") -> None:
@@ -180,12 +184,19 @@ class Emulation:
                 return {"face": name, **found}
         raise KeyError(f"no run {key!r} in the sandbox")
 
-    def act(self, face_name: str, item_id: str, verb: str) -> Answer:
-        """Let a person approve, deny or whatever else the face offers. Raises KeyError if there is no such face."""
+    def act(self, face_name: str, item_id: str, verb: str, text: str = "") -> Answer:
+        """Let a person approve, deny, answer with a text or whatever else the face offers.
+
+        Raises KeyError if there is no such face, UsageError if there is a text and the face takes none.
+        """
         face = self.faces.get(face_name)
         if face is None:
             raise KeyError(f"no platform {face_name!r} in this sandbox")
-        return face.act(item_id, verb)
+        if not text:
+            return face.act(item_id, verb)
+        if not isinstance(face, Hearing):
+            raise UsageError(f"{face_name} takes no input with {verb!r}")
+        return face.hear(item_id, verb, text)
 
     def requests(self, limit: int | None = None) -> list[RequestLine]:
         """The latest requests, newest first."""

@@ -23,7 +23,7 @@ JSON = "application/json"
 
 # Modules of this folder that are no platform. `face_names` would otherwise have to import everything to find out.
 EQUIPMENT = frozenset(
-    {"books", "demo", "emulation", "faces", "faults", "inspection", "pages", "server", "switches"},
+    {"books", "demo", "demo_governed", "emulation", "faces", "faults", "inspection", "pages", "server", "switches"},
 )
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -40,12 +40,23 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What goes back to the client."""
+    """What goes back to the client: now, or if it is held, as late as that."""
 
     status: int
     body: bytes = b""
     content_type: str = JSON
     headers: Mapping[str, str] = {}
+    held: Held | None = None
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A long poll. Its request is committed; what it is told is `look(now)` once that is held no more.
+
+    The server looks whenever something has happened, and at `until` at the latest.
+    """
+
+    until: float  # seconds since 1970
+    look: Callable[[float], Answer]
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -100,6 +111,14 @@ class Keyless(Protocol):
 
     def opens(self, call: Call) -> bool:
         """Whether whoever knows this address may ask there: a capability link."""
+
+
+@runtime_checkable
+class Hearing(Protocol):
+    """A face some of whose verbs take a person's words; rows name these verbs under `with_text`. The others don't have this."""
+
+    def hear(self, item_id: str, verb: str, text: str) -> Answer:
+        """`act`, with what the person said; empty if nothing."""
 
 
 def face_names() -> tuple[str, ...]:

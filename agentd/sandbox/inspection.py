@@ -4,7 +4,8 @@
     GET    /_sandbox/state                    totals
     GET    /_sandbox/runs?limit=&offset=      one row a run, newest first
     GET    /_sandbox/runs/ID?limit=&offset=   one run by the platform's id or the client's, with its events in sequence
-    POST   /_sandbox/act/FACE/ID/VERB         what a person does: approve, deny, whatever the run's row offers under `verbs`
+    POST   /_sandbox/act/FACE/ID/VERB         what a person does: approve, deny, whatever the run's row offers under `verbs`;
+                                              ?input=TEXT, or the same as a form's field, where `with_text` names the verb
     GET    /_sandbox/requests?limit=          the latest requests, newest first
     GET    /_sandbox/repeats?min=             per idempotency key, over all requests
     POST   /_sandbox/reset                    forget all that was received; faults and switches stay
@@ -42,7 +43,7 @@ _NUMBER = re.compile(r"[0-9]{1,15}")
 
 
 class Query:
-    """The query of an inspection: whole numbers only."""
+    """The query of an inspection, or a form's fields, which are written alike."""
 
     def __init__(self, text: str) -> None:
         self._values = parse_qs(text)
@@ -56,6 +57,10 @@ class Query:
             raise UsageError(f"expected a whole number for {name}, got {given[-1][:20]!r}")
         return int(given[-1])
 
+    def text(self, name: str) -> str:
+        """A text, empty if it was not given."""
+        return self._values.get(name, [""])[-1]
+
 
 def inspect(emulation: Emulation, method: str, path: str, query: str, body: bytes) -> Answer:
     """Answer one request below `/_sandbox`; `path` is still percent-encoded."""
@@ -63,7 +68,7 @@ def inspect(emulation: Emulation, method: str, path: str, query: str, body: byte
     try:
         return (
             _page(emulation, method, place, Query(query))
-            or _act(emulation, method, place)
+            or _act(emulation, method, place, query, body)
             or _lever(emulation, method, place, query, body)
         )
     except UsageError as error:
@@ -97,17 +102,25 @@ def _page(emulation: Emulation, method: str, place: str, query: Query) -> Answer
     return None
 
 
-def _act(emulation: Emulation, method: str, place: str) -> Answer | None:
+def _act(emulation: Emulation, method: str, place: str, query: str, body: bytes) -> Answer | None:
     """A person's word, by program (`act/…`) or by a button of a page (`view/…`), which then shows what has become of it."""
     way, _, rest = place.partition("/")
     if method != "POST" or way not in {"act", "view"} or rest.count("/") != 2:  # noqa: PLR2004 - face, id and verb
         return None
     face, item_id, verb = (unquote(part) for part in rest.split("/"))
-    answer = emulation.act(face, item_id, verb)
+    answer = emulation.act(face, item_id, verb, _words(query, body))
     if way == "act" or answer.status >= _FIRST_FAILURE:
         return answer
     shown = "/".join(quote(part, safe="") for part in (face, item_id))
     return Answer(303, headers={"Location": f"{PREFIX}/view/{shown}"})
+
+
+def _words(query: str, body: bytes) -> str:
+    """What a person says along with a verb. Raises UsageError for a body that says nothing."""
+    sent = Query(body.decode(errors="replace")).text("input")
+    if body.strip() and not sent:
+        raise UsageError("expected input=TEXT as the field of a form, or in the query")
+    return sent or Query(query).text("input")
 
 
 def _lever(emulation: Emulation, method: str, place: str, query_text: str, body: bytes) -> Answer:

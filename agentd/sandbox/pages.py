@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agentd.sandbox.emulation import State
 
 _REFRESH_S = 3
-_HIDDEN = frozenset({"events", "tasks", "verbs"})  # shown as tables of their own, and as buttons
+_HIDDEN = frozenset({"events", "tasks", "verbs", "with_text"})  # shown as tables of their own, and as buttons
 _FIRST_FAILURE = 400
 
 _STYLE = """
@@ -55,10 +55,11 @@ def _cell(value: object) -> str:
     return f"<code>{_text(msgspec.json.encode(value).decode())}</code>"
 
 
-def _page(title: str, body: Iterable[str]) -> str:
+def _page(title: str, body: Iterable[str], *, refreshed: bool = True) -> str:
+    refresh = f'<meta http-equiv="refresh" content="{_REFRESH_S}">' if refreshed else ""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
-        f'<meta http-equiv="refresh" content="{_REFRESH_S}"><meta name="viewport" content="width=device-width">'
+        f'{refresh}<meta name="viewport" content="width=device-width">'
         f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>"
     )
 
@@ -74,7 +75,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], nothing: str) 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """All keys of all rows in order of first appearance."""
-    return list(dict.fromkeys(name for row in rows for name in row))
+    return list(dict.fromkeys(name for row in rows for name in row if name != "with_text"))
 
 
 def _plain_table(rows: Sequence[Mapping[str, Any]], nothing: str) -> str:
@@ -91,13 +92,18 @@ def _address(row: Mapping[str, Any]) -> str:
     return f"/_sandbox/view/{quote(str(row['face']), safe='')}/{quote(str(row['id']), safe='')}"
 
 
-def _buttons(row: Mapping[str, Any]) -> str:
-    """One button for each thing that a person may do now."""
-    buttons = [
-        f'<form method="post" action="{_address(row)}/{quote(str(verb), safe="")}"><button>{_text(verb)}</button></form>'
-        for verb in row.get("verbs") or ()
-    ]
-    return "".join(buttons) or _cell(None)
+def _buttons(row: Mapping[str, Any], *, typing: bool = False) -> str:
+    """One button for each thing that a person may do now; what takes a text is typed on the run's own page."""
+    return "".join(_button(row, verb, typing=typing) for verb in row.get("verbs") or ()) or _cell(None)
+
+
+def _button(row: Mapping[str, Any], verb: object, *, typing: bool) -> str:
+    has_text = verb in row.get("with_text", ())
+    if has_text and not typing:
+        return f'<a href="{_address(row)}">{_text(verb)}…</a> '
+    field = f'<input name="input" required aria-label="{_text(verb)}"> ' if has_text else ""
+    address = f"{_address(row)}/{quote(str(verb), safe='')}"
+    return f'<form method="post" action="{address}">{field}<button>{_text(verb)}</button></form> '
 
 
 def _run_rows(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -189,10 +195,11 @@ def run_page(run: Mapping[str, Any], offset: int, limit: int) -> str:
         f"<nav>{' · '.join(links)}</nav>",
         f"<h1>Run {_text(run.get('external_run_id') or run.get('id'))}</h1>",
         _fields_table(fields),
-        f"<div>{_buttons(run)}</div>" if run.get("verbs") else "",
+        f"<div>{_buttons(run, typing=True)}</div>" if run.get("verbs") else "",
         "<h2>Tasks</h2>",
         _plain_table(tasks, "no tasks"),
         f"<h2>Events {min(offset + 1, count):,} to {min(offset + limit, count):,} of {count:,}</h2>",
         _plain_table(events, "no events here"),
     ]
-    return _page(f"run {run.get('id')}", body)
+    # A page that is typed on isn't refreshed: that would empty the field.
+    return _page(f"run {run.get('id')}", body, refreshed=not run.get("with_text"))

@@ -18,7 +18,7 @@ from typing import Any, Self
 import msgspec
 from aiohttp import web
 
-from agentd.sandbox.books import Repeat, RequestLine
+from agentd.sandbox.books import NO_ANSWER, Repeat, RequestLine, digest
 from agentd.sandbox.emulation import Emulation, State
 from agentd.sandbox.faces import Answer, Call, Face
 from agentd.sandbox.faults import Decision, Faults
@@ -62,6 +62,7 @@ class Sandbox:
         self._listener: asyncio.Server | None = None
         self._placeholder: socket.socket | None = None
         self._stopping: asyncio.Future[None] | None = None
+        self._news: asyncio.Future[None] | None = None  # done when something happens; there while somebody waits for it
 
     def __repr__(self) -> str:
         """Say where it listens."""
@@ -183,6 +184,12 @@ class Sandbox:
         """Per idempotency key, over all requests: how often it came, and whether always with the same bytes."""
         return self._emulation.repeats(at_least)
 
+    def act(self, face: str, item_id: str, verb: str, text: str = "") -> Answer:
+        """What a person does at a platform: `act("agentos", request_id, "answer", "go on")`. Raises KeyError, UsageError."""
+        answer = self._emulation.act(face, item_id, verb, text)
+        self._tell()
+        return answer
+
     def reset(self) -> None:
         """Forget all that was received and rewind the faults' die; faults and switches stay."""
         self._emulation.reset()
@@ -193,7 +200,9 @@ class Sandbox:
         path, _, query = request.raw_path.partition("?")
         if path == PREFIX or path.startswith(PREFIX + "/"):
             sent = await _read(request) or b""
-            return _response(inspect(self._emulation, request.method, path, query, sent))
+            answer = inspect(self._emulation, request.method, path, query, sent)
+            self._tell()
+            return _response(answer)
         face, relative = self._emulation.route(path)
         decision = self._emulation.faults.decide(face.name, relative)
         call = Call(request.method, relative, request.headers, b"", query, self._emulation.wall())
@@ -213,9 +222,40 @@ class Sandbox:
             await self._wait(None)
             return _cut(request)
         answer = self._emulation.answer(face, call, decision)
+        self._tell()
+        if answer.held is not None:
+            answer = await self._hold(face, call, decision, answer)
         if decision.delay_s:
             await self._wait(decision.delay_s)
         return _cut(request) if decision.ending == "cut" else _response(answer)
+
+    async def _hold(self, face: Face, call: Call, decision: Decision, answer: Answer) -> Answer:
+        """A long poll's answer in the end: when it is held no more, or as it stands when the sandbox stops or the line is cut."""
+        status = NO_ANSWER  # if the client goes
+        try:
+            while answer.held is not None and decision.ending != "cut" and not self._is_stopping():
+                await self._happening(answer.held.until - self._emulation.wall())
+                answer = answer.held.look(self._emulation.wall())
+            status = answer.status
+        finally:
+            self._emulation.note(face, call, status, decision, body_digest=digest(call.body))
+        return answer
+
+    def _tell(self) -> None:
+        """Something has happened: whoever holds an answer looks again."""
+        news, self._news = self._news, None
+        if news is not None:
+            news.set_result(None)
+
+    async def _happening(self, seconds: float) -> None:
+        """Wait until something happens, but no longer; stopping the sandbox ends it."""
+        if self._news is None:
+            self._news = asyncio.get_running_loop().create_future()
+        awaited = [self._news] if self._stopping is None else [self._news, self._stopping]
+        await asyncio.wait(awaited, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+
+    def _is_stopping(self) -> bool:
+        return self._stopping is not None and self._stopping.done()
 
     def _too_large(self, face: Face, call: Call, decision: Decision) -> web.StreamResponse:
         """Answer before the body has come to its end; the connection can't be used any more."""

@@ -43,7 +43,7 @@ def with_switch(switches: SwitchesT, name: str, value: Any) -> SwitchesT:
         value = None
     elif value is not None and name.endswith("_bytes"):
         value = parse_size(int(value) if str(value).isdigit() else value)
-    elif value is not None and name.endswith("_delay"):
+    elif value is not None and name.endswith(("_delay", "_poll")):
         value = parse_duration(float(value) if _NUMBER.fullmatch(str(value)) else value)
     elif value is not None:
         value = str(value)

@@ -24,7 +24,7 @@ from agentd.spool.seals import encode as encode_seals
 from agentd.spool.storage import Storage
 from agentd.spool.store import DiskFull, Put, key_of
 from agentd.spool.tables import Table, ended_key
-from agentd.spool.writer import Append, Pending, Written, write
+from agentd.spool.writer import Append, Noted, Pending, Written, write
 
 log = logging.getLogger("agentd.spool")
 
@@ -89,16 +89,23 @@ class Committer:
     # -- what is handed over -----------------------------------------------------------------------------------------
 
     def append(
-        self, copies: dict[str, list[Entry]], puts: Sequence[Put], introduced: Sequence[Ref]
+        self,
+        copies: dict[str, list[Entry]],
+        puts: Sequence[Put],
+        introduced: Sequence[Ref],
+        notes: Sequence[Noted] = (),
+        *,
+        awaited: bool = False,
     ) -> asyncio.Future[None]:
-        """Records for the next commit that has room for them."""
+        """Records for the next commit that has room for them; `awaited` rows are refused like records if none has."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         size = 0
         for name, entries in copies.items():
             taken = sum([len(entry.body) + RECORD_OVERHEAD for entry in entries])
             self._append_bytes[name] = self._append_bytes.get(name, 0) + taken
             size += taken
-        self._appends.append(Append(copies, future, size, list(puts), list(introduced)))
+        size += sum([len(put.value) for put in puts]) if awaited else 0
+        self._appends.append(Append(copies, future, size, list(puts), list(introduced), list(notes), awaited))
         self._dirty.set()
         return future
 
@@ -254,6 +261,8 @@ class Committer:
                         ledger.journal.note(entry, State.QUEUED, name, now)
             for ref in append.introduced:
                 ledger.refs.changed[ref.row] = ref
+            for noted in append.notes:
+                ledger.journal.note(noted.entry, noted.state, noted.destination, now, **noted.facts)
 
     def _gather_refs(self, pending: Pending) -> None:
         refs = self._ledger.refs
@@ -318,7 +327,7 @@ class Committer:
         """Records that wait for a commit behind a full disk would wait for as long as it is full."""
         waiting, self._appends = self._appends, []
         for append in waiting:
-            if append.copies:
+            if append.copies or append.awaited:
                 self._withdraw(append.introduced)
                 self._answer(append)
             else:
@@ -332,6 +341,8 @@ class Committer:
                 ledger.books.admit(name, entry.kind, -1)
                 if entry.kind in EVIDENCE:  # the admission may stand in the journal already: say that it was taken back
                     ledger.journal.note(entry, State.PURGED, name, now, cause=str(Cause.SPOOL_FULL))
+        for noted in append.notes:
+            ledger.journal.note(noted.entry, State.PURGED, noted.destination, now, cause=str(Cause.SPOOL_FULL))
         self._withdraw(append.introduced)
         for ref in append.introduced:  # a reference without its introducer would be waited for without end
             pending.delete(key_of(Table.REF, ref.row))

@@ -14,6 +14,7 @@ from agentd.outcomes import Cause, State
 from agentd.spool.books import Books
 from agentd.spool.directory import Segment
 from agentd.spool.folder import Folder
+from agentd.spool.gaterows import Stored
 from agentd.spool.journal import Journal
 from agentd.spool.queue import Queue
 from agentd.spool.refs import Refs
@@ -52,6 +53,7 @@ class Ledger:
         self.disk_full = False
         self.seen_rows: deque[tuple[int, int]] = deque()  # (row, number of ids), oldest first
         self.seen_count = 0
+        self.gates: list[Stored] = []  # as they were found at the start
         self._next_rows: dict[Table, int] = dict.fromkeys(Table, 1)
 
     def next_row(self, table: Table) -> int:

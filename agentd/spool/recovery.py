@@ -21,11 +21,12 @@ import msgspec
 
 from agentd.errors import ConfigError, SpoolDamaged, StateError
 from agentd.outcomes import Cause, State
+from agentd.spool import gaterows, letters, segments
 from agentd.spool import journal as journals
-from agentd.spool import letters, segments
 from agentd.spool.committer import RETRY_S
 from agentd.spool.directory import Segment
 from agentd.spool.folder import Folder
+from agentd.spool.gaterows import Stored
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Ledger, Limits
 from agentd.spool.queue import Queue
@@ -121,6 +122,7 @@ class _Recovery:
         self._letters()
         self._journal()
         self._intake()
+        self._gates()
         self._refs()
         if meta is None:
             self._rebuild()
@@ -329,6 +331,32 @@ class _Recovery:
             ledger.seen_count += count
         for key, _, _ in self.store.tags(Table.STREAM):
             ledger.see_row(Table.STREAM, row_of(key))
+
+    def _gates(self) -> None:
+        for key, tag, size in self.store.tags(Table.GATE):
+            row = row_of(key)
+            self.ledger.see_row(Table.GATE, row)
+            try:
+                self.ledger.gates.append(self._gate(key, row, tag, size))
+            except SpoolDamaged as error:
+                self._set_aside("gates", key, error)
+
+    def _gate(self, key: int, row: int, tag: bytes | None, size: int) -> Stored:
+        """From its tag, or from the whole where the tag is damaged; the whole of one that was under way has to be readable."""
+        try:
+            brief = gaterows.decode_brief(row, tag)
+        except SpoolDamaged as error:
+            log.error("%s: made anew from the row", error, extra={"action": "repaired"})
+            return Stored(row, gaterows.brief_of(gaterows.decode(row, self.store.read(key))), size)
+        if brief.step is not gaterows.Step.FINAL:
+            try:
+                gaterows.decode(row, self.store.read(key))
+            except SpoolDamaged as error:
+                self.ledger.quarantined_rows += 1
+                log.error("%s: its key is kept, what became of it is unknown", error, extra={"action": "quarantine"})
+                self._keep_copy("gates", key)
+                return Stored(row, brief, size, damaged=True)
+        return Stored(row, brief, size)
 
     def _refs(self) -> None:
         refs = self.ledger.refs

@@ -6,11 +6,14 @@ run.start or decision → `known` once the platform has named it, or `dead` when
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container, Iterator
 
 import msgspec
 
-from agentd.queued import DEAD, INTRODUCED, KNOWN, Ref
+from agentd.queued import DEAD, INTRODUCED, KNOWN, Ref, is_anothers
+
+log = logging.getLogger("agentd.spool")
 
 
 class Refs:
@@ -20,6 +23,7 @@ class Refs:
         self._refs: dict[tuple[str, str, str], Ref] = {}
         self._by_id: dict[tuple[str, str], list[Ref]] = {}
         self._by_number: dict[tuple[str, int], Ref] = {}  # those whose introducer has not ended
+        self._by_name: dict[str, tuple[Ref, ...]] = {}  # by what a platform calls it
         self._next_row = 1
         self.changed: dict[int, Ref] = {}
         self.removed: list[int] = []
@@ -35,8 +39,21 @@ class Refs:
         return self._refs.get((destination, kind, local_id))
 
     def owners(self, kind: str, local_id: str) -> list[Ref]:
-        """The references of that id at whichever destination."""
-        return self._by_id.get((kind, local_id), [])
+        """The references of that id at whichever destination; where nobody introduced it, those that go by it there.
+
+        A platform's id is no way round whose a thing is: it stands in answers, pages and logs, and is no secret.
+        """
+        own = self._by_id.get((kind, local_id), [])
+        called = self._by_name.get(local_id)
+        if called is None:
+            return own
+        here = {ref.destination for ref in own}
+        return own + [ref for ref in called if ref.kind == kind and ref.destination not in here]
+
+    def named(self, destination: str, kind: str, platform_id: str) -> list[Ref]:
+        """The references that the platform knows under this id: one owner's, who may have begun one thing twice."""
+        called = self._by_name.get(platform_id, ())
+        return [ref for ref in called if (ref.destination, ref.kind) == (destination, kind)]
 
     def introduce(self, ref: Ref) -> Ref:
         """Add a reference, or give the one that exists: a repeated introduction changes nothing.
@@ -50,16 +67,39 @@ class Refs:
         self._put(ref)
         return ref
 
+    def put(self, ref: Ref) -> Ref:
+        """Add or replace a reference in whatever state; it reaches the disk with the next commit."""
+        known = self._refs.get((ref.destination, ref.kind, ref.local_id))
+        ref.row = known.row if known else self._take_row()
+        self._put(ref)
+        self.changed[ref.row] = ref
+        return ref
+
     def withdraw(self, ref: Ref) -> None:
         """The introducing record was not kept after all."""
         if self._refs.get((ref.destination, ref.kind, ref.local_id)) is ref:
             self._remove(ref)
 
     def learn(self, destination: str, kind: str, local_id: str, platform_id: str, now_us: int) -> Ref | None:
-        """The platform has named it. Returns the reference, None if there is none of that id."""
+        """The platform has named it. Returns the reference, None if there is none of that id.
+
+        A platform that knows repeats by a key of the client's answers whoever guesses the key with what is another's. That
+        is not given away: the reference is dead, and the first owner keeps what is his.
+        """
         ref = self._refs.get((destination, kind, local_id))
-        if ref is not None and (ref.platform_id != platform_id or ref.state != KNOWN):
+        if ref is not None and any(is_anothers(other, ref) for other in self.named(destination, kind, platform_id)):
+            log.warning(
+                "%s: %s %r of uid %d turned out to be another's at the platform (%s): what names it is not sent",
+                destination, kind, local_id[:64], ref.uid, platform_id[:64],
+                extra={"action": "foreign_reference", "destination": destination},
+            )  # fmt: skip
+            ref.state = DEAD
+            self.changed[ref.row] = ref
+            self._by_number.pop((destination, ref.number), None)
+        elif ref is not None and (ref.platform_id != platform_id or ref.state != KNOWN):
+            self._unname(ref)
             ref.platform_id, ref.state, ref.touched_us = platform_id, KNOWN, now_us
+            self._name(ref)
             self.changed[ref.row] = ref
             self._by_number.pop((destination, ref.number), None)
         return ref
@@ -121,6 +161,7 @@ class Refs:
         same.remove(ref)
         if not same:
             del self._by_id[ref.kind, ref.local_id]
+        self._unname(ref)
         self._by_number.pop((ref.destination, ref.number), None)
         self.changed.pop(ref.row, None)
         self._counted.pop(ref.row, None)
@@ -150,11 +191,26 @@ class Refs:
         same = self._by_id.setdefault((ref.kind, ref.local_id), [])
         if old is not None:
             same.remove(old)
+            self._unname(old)
             self._by_number.pop((old.destination, old.number), None)
         self._refs[key] = ref
         same.append(ref)
+        self._name(ref)
         if ref.state == INTRODUCED:
             self._by_number[ref.destination, ref.number] = ref
+
+    def _name(self, ref: Ref) -> None:
+        if ref.platform_id is not None:
+            self._by_name[ref.platform_id] = (*self._by_name.get(ref.platform_id, ()), ref)
+
+    def _unname(self, ref: Ref) -> None:
+        if ref.platform_id is None:
+            return
+        left = tuple(other for other in self._by_name.get(ref.platform_id, ()) if other is not ref)
+        if left:
+            self._by_name[ref.platform_id] = left
+        else:
+            self._by_name.pop(ref.platform_id, None)
 
 
 def encode(ref: Ref) -> bytes:

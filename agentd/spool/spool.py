@@ -29,6 +29,7 @@ from agentd.spool.segments import lane_hash
 from agentd.spool.storage import Storage
 from agentd.spool.store import Put, Rows, key_of
 from agentd.spool.tables import Meta, Table
+from agentd.spool.writer import Noted
 
 log = logging.getLogger("agentd.spool")
 
@@ -55,6 +56,7 @@ class Spool:
         self._loader = Loader(ledger, self._storage, self._committer, retry_s)
         self._compactor = Compactor(ledger, self._storage, self._committer, self._loader.fill)
         self._room: set[asyncio.Future[None]] = set()
+        self._named: set[asyncio.Future[None]] = set()
 
     # -- what others may see -----------------------------------------------------------------------------------------
 
@@ -188,17 +190,18 @@ class Spool:
 
     async def wait_for_room(self) -> None:
         """Return when something has left a queue since: whoever was refused may try again."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._room.add(future)
-        try:
-            await future
-        finally:
-            self._room.discard(future)
+        await _told(self._room)
 
     def _tell_room(self) -> None:
-        for future in self._room:
-            if not future.done():
-                future.set_result(None)
+        _tell(self._room)
+
+    async def wait_for_names(self) -> None:
+        """Return when a reference has become known or dead since."""
+        await _told(self._named)
+
+    def tell_named(self) -> None:
+        """A reference has become known or dead."""
+        _tell(self._named)
 
     # -- intake's side -----------------------------------------------------------------------------------------------
 
@@ -209,10 +212,31 @@ class Spool:
         return following
 
     def append(
-        self, copies: dict[str, list[Entry]], *, puts: Sequence[Put] = (), introduced: Sequence[Ref] = ()
+        self,
+        copies: dict[str, list[Entry]],
+        *,
+        puts: Sequence[Put] = (),
+        introduced: Sequence[Ref] = (),
+        notes: Sequence[Noted] = (),
+        awaited: bool = False,
     ) -> asyncio.Future[None]:
-        """Records on their way to disk; done after fsync, SpoolFull if the disk had no room (nothing was kept then)."""
-        return self._committer.append(copies, puts, introduced)
+        """Records on their way to disk; done after fsync, SpoolFull if the disk had no room (nothing was kept then).
+
+        Without records only what is `awaited` is refused so; other rows wait for room.
+        """
+        return self._committer.append(copies, puts, introduced, notes, awaited=awaited)
+
+    def put(self, put: Put, notes: Sequence[Noted]) -> asyncio.Future[None]:
+        """A row that is not given up while the daemon runs, with its entries in the journal."""
+        for noted in notes:
+            self.note(noted)
+        self._committer.put(put)
+        return self._committer.waiter()
+
+    def note(self, noted: Noted) -> None:
+        """An entry for the journal, with the next commit."""
+        self.journal.note(noted.entry, noted.state, noted.destination, self.ledger.now_us(), **noted.facts)
+        self._committer.wake()
 
     def take_row(self, table: Table) -> int:
         """A row number of a table that no row of it has."""
@@ -255,6 +279,7 @@ class Spool:
             ref = self.refs.learn(name, fact.kind, fact.local_id, fact.platform_id, now)
             if ref is not None:
                 platform_ids[ref.number] = fact.platform_id
+                self.tell_named()
         ended = self._end(name, entries)
         self.refs.count(name, seal.lane, len(ended), now)
         for entry in ended:
@@ -278,6 +303,7 @@ class Spool:
             self._end_of_run(destination, entry)
             if entry.kind in INTRODUCES:
                 self.refs.bury(destination, entry.number)
+                self.tell_named()
         if seal is not None:
             self._committer.retire(seal)
         return self._committer.waiter()
@@ -332,6 +358,21 @@ class Spool:
     async def run_in_thread(self, job: Callable[Concatenate[Rows, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `job(store, *args)` in the storage thread."""
         return await self._storage.run(job, *args, **kwargs)
+
+
+async def _told(waiting: set[asyncio.Future[None]]) -> None:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiting.add(future)
+    try:
+        await future
+    finally:
+        waiting.discard(future)
+
+
+def _tell(waiting: set[asyncio.Future[None]]) -> None:
+    for future in waiting:
+        if not future.done():
+            future.set_result(None)
 
 
 def _vacuum(store: Rows) -> bool:

@@ -26,6 +26,7 @@ class Table(IntEnum):
     STREAM = 7  # last outcomes of a client's stream
     REF = 8
     META = 9
+    GATE = 10  # tag: Brief of the gate
 
 
 def ended_key(segment_key: int) -> int:

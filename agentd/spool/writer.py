@@ -11,11 +11,21 @@ from typing import NamedTuple
 
 from msgspec import Struct, field
 
+from agentd.outcomes import State
 from agentd.queued import Entry, Ref
 from agentd.spool import segments
 from agentd.spool.directory import Segment
 from agentd.spool.store import Put, Rows, key_of
 from agentd.spool.tables import Meta, Table, encode_meta
+
+
+class Noted(NamedTuple):
+    """An entry for the journal that goes to disk with an append; `facts` are `Journal.note`'s."""
+
+    entry: Entry
+    state: State
+    destination: str
+    facts: dict[str, str]
 
 
 class Append(Struct):
@@ -26,6 +36,8 @@ class Append(Struct):
     size: int
     puts: list[Put] = field(default_factory=list)
     introduced: list[Ref] = field(default_factory=list)
+    notes: list[Noted] = field(default_factory=list)
+    awaited: bool = False  # somebody waits: refused where there is no room, also without records
 
 
 class Written(NamedTuple):

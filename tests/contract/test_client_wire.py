@@ -574,7 +574,7 @@ def test_an_emit_that_interrupts_an_emit_comes_after_it(make):
     (left,) = client._channel._buffer.take(10, 10**6)
     assert b'"inner"' in render(left.data)
     assert left.number == 4
-    client._channel._buffer.put_back([left])
+    client._channel._buffer.park(left)
 
 
 def test_emits_from_a_signal_handler(daemon, client):

@@ -276,3 +276,50 @@ async def test_a_request_may_have_headers_of_its_own(http, serve):
 async def test_no_repr_shows_a_key(http):
     """A way out has no key in it, and says none."""
     assert KEY not in f"{http!r} {Way(http, 'https://x', 1.0)!r}"
+
+
+async def test_a_gate_has_a_time_limit_of_its_own(http, serve):
+    """A gate's deadline replaces the destination's timeout; what hangs longer is an answer that was lost."""
+    came = asyncio.Event()
+
+    async def hang(_):
+        came.set()
+        await asyncio.Event().wait()
+
+    address, _ = await serve(hang)
+    way = Way(http, f"http://{address}", 60.0)
+    assert await way.send(REQUEST, HEADERS, timeout_s=0.2) == Lost("no answer in time", sent=True)
+    assert came.is_set()
+    assert not way.unreachable
+
+
+async def test_a_gates_answer_may_be_long(http, serve):
+    """64 KiB is enough for a record's answer, not for a decision with its evidence."""
+
+    async def long(_):
+        return web.Response(body=b"x" * 300_000)
+
+    address, _ = await serve(long)
+    way = Way(http, f"http://{address}", 10.0)
+    assert len((await way.send(REQUEST, HEADERS)).body) == ANSWER_BYTES
+    assert len((await way.send(REQUEST, HEADERS, limit=2**20)).body) == 300_000
+    assert len((await way.send(REQUEST, HEADERS, limit=1000)).body) == 1000
+
+
+async def test_whether_a_platform_is_there_is_known_from_the_last_try(http, serve):
+    """No connection is told from every other end: fail_mode "open" covers that alone."""
+
+    async def refuse(_):
+        return web.Response(status=500)
+
+    nobody = socket.socket()
+    nobody.bind(("127.0.0.1", 0))
+    with contextlib.closing(nobody):
+        away = Way(http, f"http://127.0.0.1:{nobody.getsockname()[1]}", 5.0)
+        assert not away.unreachable
+        answer = await away.send(REQUEST, HEADERS, timeout_s=0.5)
+        assert (answer.sent, away.unreachable) == (False, True)
+    address, _ = await serve(refuse)
+    there = Way(http, f"http://{address}", 5.0)
+    assert (await there.send(REQUEST, HEADERS)).status == 500
+    assert not there.unreachable

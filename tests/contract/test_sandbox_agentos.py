@@ -100,8 +100,8 @@ async def test_known_keys_only():
 
 
 async def test_unknown_endpoints(platform):
-    """AgentOS: what is not emulated answers 404 NOT_FOUND, human input among it; a call is always a POST."""
-    assert await platform.refused("/human-input/request", {}) == (404, "NOT_FOUND")
+    """AgentOS: what is not emulated answers 404 NOT_FOUND; a call is always a POST."""
+    assert await platform.refused("/human-input", {}) == (404, "NOT_FOUND")
     assert await platform.refused("/nosuch", {}) == (404, "NOT_FOUND")
     headers = {"Authorization": "Bearer k"}
     async with platform.session.get(f"{platform.sandbox.url}{BASE}/events", headers=headers) as answer:

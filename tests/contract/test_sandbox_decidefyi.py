@@ -162,7 +162,7 @@ async def test_refusals_say_where(platform):
     _, _, body = await platform.post("/api/decide", request() | {"context": {"inputs": {"a": {"action": 1}}}})
     assert body["forbidden_fields"] == ["context.inputs.a.action"]
     _, _, body = await platform.post("/api/decide", request() | {"rulebook": RULEBOOK | {"version": ""}})
-    assert [(each["field"], each["code"]) for each in body["errors"]] == [("rulebook.version", "LENGTH")]
+    assert [(each["field"], each["code"]) for each in body["errors"]] == [("rulebook.version", "invalid_value")]
 
 
 async def test_facts_of_a_trusted_adapter(platform):

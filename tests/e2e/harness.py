@@ -49,6 +49,7 @@ _PREFIXES = ("AGENTD_", "AGENTOS_", "DECISION_OS_", "DECIDE_", "ASCEND_", "OWKAI
 _VARIABLES = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "STATE_DIRECTORY", "RUNTIME_DIRECTORY")
 _ID = re.compile(rb'"agentd_id":"([0-9a-f-]{36})"')
 _REFUSED = (400, 404, 409, 413, 422)  # for good: the batch is split or dead
+_QUESTIONS = ("/api/v1/actions/submit", "/v1/intents", "/api/decide")  # of gates alone: answered or not, asked once
 
 T = TypeVar("T")
 
@@ -204,6 +205,8 @@ def toml(sections: dict[str, dict[str, Any]]) -> str:
     def value(of: Any) -> str:
         if isinstance(of, dict):
             return "{ " + ", ".join(f"{json.dumps(k)} = {value(v)}" for k, v in of.items()) + " }"
+        if isinstance(of, list):
+            return "[" + ", ".join(value(v) for v in of) + "]"
         return json.dumps(of)
 
     lines = []
@@ -741,5 +744,6 @@ def audit(ledger: Ledger, platform: Platform, letters: list[dict[str, Any]], she
     assert not changed, f"other bytes under the same key: {changed}"
     refused = {line.idempotency_key for line in platform.requests() if line.status in _REFUSED}
     taken = set().union(*(face.taken for face in platform.faces.values()))
-    given_up = set(repeats) - taken - refused
+    asked = {line.idempotency_key for line in platform.requests() if line.path.startswith(_QUESTIONS)}
+    given_up = set(repeats) - taken - refused - asked
     assert not given_up, f"batches were tried and never came again: {given_up}"

@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from agentd.config import Config, Destination, Loaded, Security
+from agentd.config import Config, Destination, Listen, Loaded, Security
 from agentd.control import DaemonControl
 from agentd.intake import Peer
 from agentd.outcomes import Cause
@@ -168,6 +168,29 @@ def test_who_is_an_admin(parts, peer_uid, admin):
     assert parts[0].is_admin(Peer(peer_uid, 0, 1)) is admin
 
 
+@pytest.mark.parametrize("uid", [0, os.geteuid(), 77])
+def test_nobody_over_tcp_is_an_admin(parts, uid):
+    """Whatever uid the connection has: the loopback listener is never admin."""
+    assert not parts[0].is_admin(Peer(uid, -1, 0, token=0))
+
+
+def test_the_status_says_where_it_listens():
+    """The socket, and the loopback listener with the port that it got; null without one."""
+    sink = SimpleNamespace(
+        messages=0,
+        held=0,
+        streams=SimpleNamespace(lost=dict),
+        admission=SimpleNamespace(accepted=0, refused={}),
+    )
+    loaded = Loaded(Config(listen=Listen(socket="/x/s", http="127.0.0.1:0")), None)
+    url = "http://127.0.0.1:4319"
+    assert DaemonControl(loaded, FakeSpool(), sink, {}, int, lambda: url).status()["listen"] == {
+        "socket": "/x/s",
+        "http": url,
+    }
+    assert DaemonControl(loaded, FakeSpool(), sink, {}, int).status()["listen"]["http"] is None
+
+
 def test_health_and_readiness(parts):
     """The daemon is unready while it drains, and unhealthy when its storage is stuck, whatever the platforms do."""
     control, spool, _ = parts
@@ -223,6 +246,15 @@ async def test_contents_are_shown_to_those_who_may_see_them(parts, viewer, admin
         40,
     )
     msgspec.json.encode(found)
+
+
+async def test_whom_the_kernel_does_not_name_is_nobodys_owner(parts):
+    """Two peers whose uid is not known are not one user: neither sees what the other has sent."""
+    control, spool, _ = parts
+    spool.letters = [letter(uid=-1)]
+    viewer = Peer(-1, -1, 0, token=0)
+    [found] = await control.dead_letters(limit=10, destination=None, run=None, cause=None, viewer=viewer, admin=False)
+    assert "record" not in found
 
 
 @pytest.mark.parametrize(

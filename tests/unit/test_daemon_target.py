@@ -21,9 +21,11 @@ def target(platform="agentos", **fields):
 
 
 def test_a_platform_for_gates_only_is_a_target_that_takes_nothing(caplog):
-    """Its route takes no kind, and a daemon that begins with it says so."""
+    """Its route takes no kind; that is its nature and no news, while `accept = []` may be a mistake and is said aloud."""
     with caplog.at_level(logging.WARNING, "agentd"):
         aegis = target("aegis")
+        assert caplog.records == []
+        assert target("agentos", accept=[]).kinds == frozenset()
     assert (aegis.kinds, aegis.route().kinds, aegis.route().introduces) == (frozenset(), frozenset(), frozenset())
     assert aegis.base_url == "https://api.aegis-os.com"
     assert [(record.action, record.getMessage()) for record in caplog.records] == [

@@ -48,6 +48,15 @@ def record(kind, **fields):
     return decode(json.dumps({"kind": kind, **LEAST[kind], **fields}).encode())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_may_say_more_than_agentd_has_fields_for(kind):
+    """`extra` is a JSON object whose values stay as they were written; anything else is refused by name."""
+    assert bytes(record(kind, extra={"a": [1.50]}).extra["a"]) == b"[1.5]"
+    assert record(kind, extra=None).extra is None
+    with pytest.raises(msgspec.ValidationError, match=r"\$\.extra"):
+        record(kind, extra=["a"])
+
+
 def test_the_table_of_kinds_is_whole():
     """Every kind that is promised exists, and none beside them."""
     assert set(KINDS) == set(LEAST)

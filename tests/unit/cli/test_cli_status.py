@@ -50,6 +50,16 @@ def test_what_clients_lost_is_shown():
     assert "lost before intake: buffer_full 2" in screen(status)[4]
 
 
+def test_gates_are_shown_where_there_were_any():
+    """How gates were answered, and whether their circuit is open; nothing where nobody asked."""
+    gates = {"open": 1, "allow": 3, "deny": 0, "circuit": "open", "reason": "5 in a row"}
+    there = {"platform": "ascend", "state": "ok", "gates": gates}
+    lines = screen(read_status(LEAST | {"destinations": {"ascend": there}}))
+    assert "    gates: 1 open, 3 allow, circuit open: 5 in a row" in lines
+    quiet = {"platform": "ascend", "state": "ok", "gates": {"open": 0, "circuit": "closed"}}
+    assert not any("gates" in line for line in screen(read_status(LEAST | {"destinations": {"ascend": quiet}})))
+
+
 def test_books_that_the_daemon_doubts():
     """If the daemon says that something is wrong, the screen does not hide it."""
     assert screen(read_status(LEAST | {"balanced": False}))[-1] == "books do NOT balance"

@@ -144,13 +144,23 @@ class Books(RuleBasedStateMachine):
         assert len(taken) <= 1 or sum(len(entry.data) for entry in taken) <= size
         self.under_way += taken
 
+    @rule(after=st.integers(0, 30), records=st.integers(1, 5), size=st.integers(0, 60))
+    def send_again(self, after, records, size):
+        parked = self.buffer.parked
+        taken = self.buffer.take_parked(after, records, size)
+        assert [entry.number for entry in taken] == sorted(entry.number for entry in taken)
+        assert all(entry.number > after for entry in taken)
+        assert len(taken) <= records
+        assert len(taken) <= 1 or sum(len(entry.data) for entry in taken) <= size
+        assert self.buffer.parked == parked - len(taken)
+        self.under_way += taken
+
     @precondition(lambda self: self.under_way)
-    @rule(data=st.data(), end=st.sampled_from(["accept", "refuse", "lose", "put_back"]))
+    @rule(data=st.data(), end=st.sampled_from(["accept", "refuse", "lose", "park"]))
     def answer(self, data, end):
         entry = self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1)))
-        if end == "put_back":  # all of it: what returns is older than what waits
-            self.buffer.put_back([entry, *self.under_way])
-            self.under_way = []
+        if end == "park":
+            self.buffer.park(entry)
         elif end == "refuse":
             self.buffer.refuse(entry, "invalid", "no")
         elif end == "lose":

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from agentd.errors import SpoolFull
-from agentd.intake import Peer
+from agentd.intake import Grant, Peer
 from agentd.intake.admit import Admission, Limits
 from agentd.intake.dedupe import Window
 from agentd.intake.routing import Route, Table
@@ -27,6 +27,7 @@ class FakeShelf:
 
     def __init__(self):
         self.room = 10**9
+        self.rooms = {}  # of destinations that have one of their own
         self.quotas = {}  # of destinations that have one of their own
         self.numbers = Counter()
         self.refs = {}
@@ -37,7 +38,7 @@ class FakeShelf:
         self.waiters = []
 
     def room_for(self, destination, size, loss):
-        return size <= self.room
+        return size <= min(self.room, self.rooms.get(destination, self.room))
 
     def quota(self, destination):
         return self.quotas.get(destination, 10**9)
@@ -91,6 +92,7 @@ class FakeShelf:
 
     def make_room(self, size=10**9):
         self.room = size
+        self.rooms = {}
         waiters, self.waiters = self.waiters, []
         for waiter in waiters:
             waiter.set_result(None)
@@ -99,14 +101,14 @@ class FakeShelf:
 class Intake:
     """Admission and sink over a fake shelf."""
 
-    def __init__(self, *routes, window=100, max_record_bytes=2**20, max_depth=64):
+    def __init__(self, *routes, window=100, max_record_bytes=2**20, max_depth=64, grant=None):
         self.clock = FakeClock()
         self.shelf = FakeShelf()
         self.window = Window(window)
         made = (n.to_bytes(16, "big") for n in range(1, 10**6))
         self.admission = Admission(
             Table(routes or [Route("one", RUNS, frozenset({"run.start"}))]), self.shelf, self.window,
-            Limits(max_record_bytes, max_depth), lambda: next(made), {0},
+            Limits(max_record_bytes, max_depth), lambda: next(made), {0}, grants=lambda _: grant or Grant(),
         )  # fmt: skip
         self.sink = self.new_sink(Streams())
 

@@ -233,16 +233,16 @@ def test_a_full_queue_is_answered_per_record(intake):
     assert intake.admission.refused == {"spool_full": 1}
 
 
-def test_what_finds_no_room_is_not_overtaken_by_its_run(make_intake):
-    """Promise 2: within a message nothing of a run is taken behind a record of it that found no room, wherever it goes to."""
+def test_what_finds_no_room_is_overtaken_by_its_run_nowhere_but_elsewhere(make_intake):
+    """Promise 2: behind a record that found no room nothing of its run is taken for the same destination; others go on."""
     intake = make_intake(Route("one", RUNS), Route("two", RUNS))
-    intake.shelf.room_for = lambda name, _size, _loss: name == "two"
-    outcome = intake.admit(
-        array(event(to="two"), event(to="one"), event(to="two"), event("other", to="two"), event(to="two"))
-    )
-    assert outcome.accepted == 2
-    assert [index for index, _ in outcome.full] == [1, 2, 4]
-    assert [json.loads(entry.body)["run_id"] for entry in outcome.copies["two"]] == ["r", "other"]
+    intake.shelf.rooms = {"one": 300}
+    large = event(to="one", payload="x" * 300)
+    outcome = intake.admit(array(event(), large, event(to="one"), event(), event("other"), event(to="two")))
+    assert [(refused.index, refused.to) for refused in outcome.rejected] == [(1, []), (2, []), (3, ["one"])]
+    assert [index for index, _ in outcome.full] == [1, 2, 3]
+    runs = {name: [json.loads(entry.body)["run_id"] for entry in entries] for name, entries in outcome.copies.items()}
+    assert runs == {"one": ["r", "other"], "two": ["r", "r", "other", "r"]}
 
 
 @pytest.mark.parametrize(("level", "waits"), [("warn", True), ("error", True), ("info", False), ("debug", False)])
@@ -311,14 +311,6 @@ def test_every_time_of_every_kind_is_looked_at():
         assert set(TIME_FIELDS[kind]) == times, kind
 
 
-def test_a_record_goes_everywhere_or_nowhere(make_intake):
-    """If one of its destinations has no room, a record is refused as a whole: no copy is left in another."""
-    intake = make_intake(Route("one", RUNS), Route("two", RUNS))
-    intake.shelf.room_for = lambda name, _size, _loss: name == "one"
-    outcome = intake.admit(event())
-    assert (outcome.accepted, outcome.copies) == (0, {})
-
-
 def test_a_refused_debug_event_does_not_turn_away_what_is_never_shed(intake):
     """Promise 6: behind a debug or info event that finds no room a warning may still find some, by shedding others of these."""
     intake.shelf.room_for = lambda _name, _size, loss: loss is LossClass.KEEP
@@ -341,3 +333,128 @@ def test_a_message_may_not_take_more_than_there_is(intake):
     one = len(msgspec.json.encode({"kind": "event", "run_id": "r", "type": "t"})) + 64
     intake.shelf.room = 3 * one + one // 2
     assert intake.admit(array(*[event() for _ in range(10)])).accepted <= 3
+
+
+# -- taken in part ---------------------------------------------------------------------------------------------------------
+
+TWO = (Route("one", RUNS, frozenset({"run.start"})), Route("two", RUNS, frozenset({"run.start"})))
+
+
+def placed(outcome):
+    return {name: [json.loads(entry.body)["run_id"] for entry in entries] for name, entries in outcome.copies.items()}
+
+
+def test_each_destination_answers_for_itself(make_intake):
+    """Who has room takes a record; its refusal names those that have none, and it counts as refused once."""
+    intake = make_intake(*TWO)
+    intake.shelf.rooms = {"one": 0}
+    outcome = intake.admit(array(event(), event(to="two"), event(to="one")))
+    assert [(refused.index, refused.error, refused.to) for refused in outcome.rejected] == [
+        (0, "spool full", ["one"]), (2, "spool full", []),
+    ]  # fmt: skip
+    assert placed(outcome) == {"two": ["r", "r"]}
+    assert (outcome.accepted, intake.admission.accepted) == (1, 1)
+    assert intake.admission.refused == {"spool_full": 2}
+    assert [record.to for _, record in outcome.full] == [["one"], "one"]
+
+
+def test_a_run_is_introduced_where_its_start_is_taken(make_intake):
+    """A reference comes into being with the copy that introduces it, at its own destination."""
+    intake = make_intake(*TWO)
+    intake.shelf.rooms = {"one": 0}
+    assert [ref.destination for ref in intake.admit(start(agent_id="billing")).introduced] == ["two"]
+    intake.shelf.rooms = {}
+    assert [ref.destination for ref in intake.admit(start(agent_id="billing", to="one")).introduced] == ["one"]
+
+
+@pytest.mark.parametrize("again", [{}, {"to": "one"}, {"to": ["two", "one"]}], ids=["as it was", "narrowed", "named"])
+def test_a_record_with_an_id_is_sent_again_to_who_lacks_it(make_intake, again):
+    """As it was or narrowed, it is stored at those alone that had no room; after that it is a repeat however it comes."""
+    intake = make_intake(*TWO)
+    intake.shelf.rooms = {"one": 0}
+    assert placed(intake.admit(event(id=ID))) == {"two": ["r"]}
+    outcome = intake.admit(event(id=ID, **again))
+    assert (placed(outcome), outcome.accepted) == ({}, 0)
+    intake.shelf.rooms = {}
+    outcome = intake.admit(event(id=ID, **again))
+    assert (placed(outcome), outcome.accepted, outcome.rejected) == ({"one": ["r"]}, 1, [])
+    for fields in ({}, {"to": "one"}, {"to": ["one", "two"]}):
+        outcome = intake.admit(event(id=ID, **fields))
+        assert (placed(outcome), outcome.accepted, len(outcome.repeats)) == ({}, 1, 1)
+    assert reasons(intake.admit(event(id=ID, level="warn"))) == [(0, f"$.id: {ID} was used for other content")]
+
+
+def test_a_refusal_names_who_lacks_it_not_who_was_asked(make_intake):
+    """Sent again as it was while the queue is still full, `to` is what it was; narrowed, nobody else is concerned."""
+    intake = make_intake(*TWO)
+    intake.shelf.rooms = {"one": 0}
+    asked = [event(id=ID), event(id=ID), event(id=ID, to="one"), event(id=ID, to="two")]
+    refused = [[(one.error, one.to) for one in intake.admit(data).rejected] for data in asked]
+    assert refused == [[("spool full", ["one"])], [("spool full", ["one"])], [("spool full", [])], []]
+
+
+def test_where_it_goes_is_no_content(make_intake):
+    """The same id and content for another destination is the same record, which that one lacks."""
+    intake = make_intake(*TWO)
+    assert placed(intake.admit(event(id=ID, to="two"))) == {"two": ["r"]}
+    assert placed(intake.admit(event(id=ID, to="one"))) == {"one": ["r"]}
+    assert placed(intake.admit(event(id=ID))) == {}
+
+
+def test_a_record_without_an_id_is_sent_again_narrowed(make_intake):
+    """Nothing tells it from another one like it: narrowed it is stored at those that lack it, as it was at all once more."""
+    intake = make_intake(*TWO)
+    intake.shelf.rooms = {"one": 0}
+    assert placed(intake.admit(event())) == {"two": ["r"]}
+    intake.shelf.rooms = {}
+    assert placed(intake.admit(event(to=["one"]))) == {"one": ["r"]}
+    assert placed(intake.admit(event())) == {"one": ["r"], "two": ["r"]}
+
+
+def test_a_narrower_record_may_be_a_little_longer(make_intake):
+    """A record at the largest size is not refused for the `to` that it was told to come again with."""
+    intake = make_intake(*TWO, max_record_bytes=200)
+    full = event(payload="x" * (200 - len(event(payload="").replace(b" ", b"")))).replace(b" ", b"")
+    assert intake.admit(full).accepted == 1
+    assert intake.admit(full[:-1] + b',"to":["one"]}').accepted == 1
+    assert intake.admit(full[:-2] + b'x","to":["one"]}').accepted == 0
+
+
+def test_a_stream_waits_at_the_full_destination_alone(make_intake):
+    """Promise 2: what has to come first is remembered per destination, and known again when it comes narrowed."""
+    intake = make_intake(*TWO)
+    away = {}
+    intake.shelf.rooms = {"one": 300}
+    large = {"payload": "x" * 300, "level": "warn"}
+    assert intake.admit(event(**large), turned_away=away).rejected[0].to == ["one"]
+    assert intake.admit(event(), turned_away=away).rejected[0].to == ["one"]
+    assert intake.admit(event(to="two"), turned_away=away).accepted == 1
+    intake.shelf.rooms = {}
+    assert intake.admit(event(to="one"), turned_away=away).accepted == 0
+    assert intake.admit(event(to=["one"], **large), turned_away=away).accepted == 1
+    assert away == {}
+
+
+def test_more_runs_than_are_remembered_wait_together(intake, monkeypatch):
+    """Promise 2: beyond 256 runs of a stream, all that are not known wait for the first of them; a sweep opens it again."""
+    monkeypatch.setattr("agentd.intake.order.MAX_TURNED_AWAY", 2)
+    away = {}
+    intake.shelf.room = 0
+    for run in "abcd":
+        assert intake.admit(event(run, level="warn"), turned_away=away).accepted == 0
+    assert list(away) == ["one run:a", "one run:b", "one "]
+    intake.shelf.room = 10**9
+    for run, right in (("d", False), ("new", False), ("c", True), ("d", True), ("a", True), ("b", True), ("new", True)):
+        assert intake.admit(event(run, level="warn"), turned_away=away).accepted == right, run
+    assert away == {}
+
+
+def test_a_message_that_waits_holds_its_rest(make_intake):
+    """With `hold` the rest of a record waits, narrowed to who lacks it, and what comes later behind it there alone."""
+    intake = make_intake(*TWO)
+    intake.shelf.rooms = {"one": 0}
+    items = list(enumerate(decode_message(array(event(level="debug"), event("other"))).items))
+    outcome = intake.admission.admit(items, ME, "lines", 0, hold=True, behind=[("two", "run:other")])
+    assert [(index, record.to) for index, record in outcome.full] == [(0, ["one"]), (1, None)]
+    assert placed(outcome) == {"two": ["r"]}
+    assert outcome.waiting == {("one", "run:r"), ("one", "run:other"), ("two", "run:other")}

@@ -72,3 +72,57 @@ def test_a_torn_row_costs_itself_alone(cut):
     other = Window(10)
     other.restore(rows[:cut])
     assert len(other) == cut // 28
+
+
+# -- per destination -------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_may_be_known_in_part():
+    """Which destinations have it is remembered with it, and it stays the same record: other content is still a mistake."""
+    window = Window(10)
+    window.add_part(5, rid(1), b"a", ["one"])
+    assert window.look(5, rid(1), b"a") is Seen.PART
+    assert window.look(5, rid(1), b"b") is Seen.OTHER
+    window.add_part(5, rid(1), b"a", ["two"])
+    assert [window.has(5, rid(1), name) for name in ("one", "two", "three")] == [True, True, False]
+    assert not window.has(6, rid(1), "one")
+    assert not window.has(5, rid(2), "one")
+    assert len(window) == 1
+
+
+def test_parts_are_kept_over_a_restart():
+    """Rows say which destinations have a record; the newest say all of it, so that rows are let go in the order of their ids."""
+    window = Window(10)
+    rows = [window.add_part(5, rid(1), b"a", ["one"]).rows, window.add(5, rid(2), b"b")]
+    rows.append(window.add_part(5, rid(1), b"a", ["two"]).rows)
+    for kept in (rows, rows[2:]):
+        other = Window(10)
+        for row in kept:
+            other.restore(row)
+        assert other.look(5, rid(1), b"a") is Seen.PART
+        assert [other.has(5, rid(1), name) for name in ("one", "two", "three")] == [True, True, False]
+    assert [count(row) for row in rows] == [1, 1, 1]
+    small = Window(1)
+    small.restore(b"".join(rows))
+    assert small.look(5, rid(1), b"a") is Seen.PART
+
+
+def test_a_part_that_was_not_kept_is_forgotten_alone():
+    """What one destination has stays known when the disk refuses another's copy; with the last of them the id is free."""
+    window = Window(10)
+    first, second = (window.add_part(5, rid(1), b"a", [name]) for name in ("one", "two"))
+    window.forget_part(second)
+    assert [window.has(5, rid(1), name) for name in ("one", "two")] == [True, False]
+    window.forget_part(first)
+    assert window.look(5, rid(1), b"b") is Seen.NEW
+    window.forget_part(first)
+
+
+def test_a_row_that_lost_its_parts_is_no_whole_record():
+    """A torn row is never taken for a record that everybody has: that would lose it in silence."""
+    rows = Window(10).add_part(5, rid(1), b"a", ["one"]).rows
+    other = Window(10)
+    other.restore(rows[:28])
+    assert other.look(5, rid(1), b"a") is Seen.OTHER
+    other.restore(rows[28:])  # parts of nothing
+    assert not other.has(5, rid(1), "one")

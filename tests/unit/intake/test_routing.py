@@ -86,3 +86,11 @@ def test_answers_are_remembered_within_bounds():
     for number in range(Table._REMEMBERED + 10):
         table.route("event", f"agent-{number}", None)
     assert len(table._known) <= Table._REMEMBERED
+
+
+def test_who_would_take_it():
+    """Whether a destination takes a kind of an agent, by its own name for it or by default."""
+    assert TABLE.takes("team", "event", "billing")
+    assert not TABLE.takes("team", "event", "other")
+    assert not TABLE.takes("team", "decision", "billing")
+    assert not TABLE.takes("nonesuch", "event", "billing")

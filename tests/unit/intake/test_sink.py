@@ -535,3 +535,143 @@ def test_refusals_are_counted_and_logged_at_a_bounded_rate(intake, caplog):
     assert "and 49 more since the last line" in caplog.text
     assert intake.admission.refused == {"invalid": 51, "spool_full": 1}
     assert caplog.records[0].action == "refused"
+
+
+# -- taken in part ---------------------------------------------------------------------------------------------------------
+
+TWO = (Route("one", RUNS), Route("two", RUNS))
+
+
+def placed(intake):
+    return [(name, json.loads(entry.body)["type"]) for name, entry in intake.shelf.stored]
+
+
+@pytest.fixture
+def two(make_intake):
+    """Two destinations, of which `one` is full."""
+    intake = make_intake(*TWO)
+    intake.shelf.rooms = {"one": 0}
+    return intake
+
+
+async def test_the_answer_names_who_lacks_it_once_the_others_have_it(two):
+    """Promise 1: a partly taken record is answered after the commit, and a stream keeps that answer for a repeat, restarts included."""
+    future = two.submit(envelope(1, event(), event("b", to="two")), stream=STREAM)
+    await two.idle()
+    assert not future.done()
+    two.shelf.commit()
+    assert await future == Ack(1, 1, [Rejected(0, "spool full", ["one"])])
+    [(_, row, value)] = [put for put in two.shelf.puts if put[0] == "stream"]
+    known = Streams()
+    known.add(row, streams.decode(value))
+    two.sink = two.new_sink(known)
+    assert await two.submit(envelope(1, event(), event("b", to="two")), stream=STREAM) == await future
+    assert placed(two) == [("two", "t"), ("two", "b")]
+
+
+async def test_what_the_disk_did_not_keep_is_lacked_by_all(two):
+    """On a full disk nobody has it: it is refused as a whole, and its id is free."""
+    future = two.submit(envelope(1, event(id=ID), event("b", to="two")))
+    two.shelf.fail()
+    assert await future == Ack(1, 0, [Rejected(0, "spool full"), Rejected(1, "spool full")])
+    assert two.admission.refused == {"spool_full": 2}
+    assert (len(two.window), two.admission.accepted) == (0, 0)
+
+
+async def test_what_others_had_before_they_still_have(two):
+    """A full disk takes back what it did not keep and no more: who had the record before is not sent it again."""
+    two.submit(envelope(1, event(id=ID)))
+    two.shelf.commit()
+    two.shelf.rooms = {}
+    future = two.submit(envelope(2, event(id=ID)))
+    two.shelf.fail()
+    assert await future == Ack(2, 0, [Rejected(0, "spool full", ["one"])])
+    again = two.submit(envelope(3, event(id=ID)))
+    two.shelf.commit()
+    assert await again == Ack(3, 1)
+    assert placed(two) == [("two", "t"), ("one", "t")]
+
+
+async def test_a_repeat_of_a_part_that_is_not_on_disk_waits_for_it(two):
+    """ "They have it" is said when it is on disk; where it was not kept after all, nobody has it."""
+    first = two.submit(envelope(1, event(id=ID)))
+    again = two.submit(envelope(2, event(id=ID)))
+    await two.idle()
+    assert not again.done()
+    two.shelf.commit()
+    assert (await first).rejected == (await again).rejected == [Rejected(0, "spool full", ["one"])]
+    other = two.submit(envelope(3, event("x", id=STREAM)))
+    again = two.submit(envelope(4, event("x", id=STREAM)))
+    two.shelf.fail()
+    assert (await other).rejected == (await again).rejected == [Rejected(0, "spool full")]
+
+
+async def test_a_part_that_comes_later_is_waited_for_too(two):
+    """A record of which one part is on disk and another is not yet is accepted with the last of them."""
+    two.submit(envelope(1, event(id=ID)))
+    two.shelf.rooms = {}
+    two.submit(envelope(2, event(id=ID)))
+    first, two.shelf.pending = two.shelf.pending[:1], two.shelf.pending[1:]
+    second, two.shelf.pending = two.shelf.pending, first
+    two.shelf.commit()
+    await two.idle()
+    two.shelf.pending = second
+    again = two.submit(envelope(3, event(id=ID)))
+    await two.idle()
+    assert not again.done()
+    two.shelf.commit()
+    assert await again == Ack(3, 1)
+
+
+async def test_a_silent_record_waits_for_the_full_destination_alone(two):
+    """Promises 2 and 6: who has room gets it at once, the rest waits, and what comes later waits behind it there alone."""
+    first = two.submit(event("a"), hold=True)
+    second = two.submit(event("b"), hold=True)
+    third = two.submit(event("c", to="two"), hold=True)
+    two.shelf.commit()
+    await two.idle()
+    assert placed(two) == [("two", "a"), ("two", "b"), ("two", "c")]
+    assert [future.done() for future in (first, second, third)] == [False, False, True]
+    assert (two.sink.held, two.admission.accepted, +two.admission.refused) == (2, 1, {})
+    two.shelf.make_room()
+    await two.idle()
+    two.shelf.commit()
+    assert [(await future).accepted for future in (first, second)] == [1, 1]
+    assert placed(two)[3:] == [("one", "a"), ("one", "b")]
+    assert two.admission.accepted == 3
+    await two.sink.close()
+
+
+async def test_a_full_disk_puts_a_silent_record_together_again(two):
+    """Neither part of a record is lost, stored twice or counted twice if the disk refuses the part that had found room."""
+    future = two.submit(array(event("a"), event("b")), hold=True)
+    two.shelf.fail()
+    await two.idle()
+    assert (two.sink.held, two.admission.accepted) == (2, 0)
+    two.shelf.make_room()
+    await two.idle()
+    two.shelf.commit()
+    assert (await future).accepted == 2
+    assert sorted(placed(two)) == [("one", "a"), ("one", "b"), ("two", "a"), ("two", "b")]
+    assert (two.admission.accepted, +two.admission.refused) == (2, {})
+    await two.sink.close()
+
+
+async def test_a_silent_record_given_up_counts_once(two):
+    """At the end the rest of a record is given up, and it is counted as refused, once."""
+    future = two.submit(event(), hold=True)
+    two.shelf.commit()
+    await two.sink.close()
+    assert (await future).accepted == 0
+    assert +two.admission.refused == {"spool_full": 1}
+
+
+async def test_a_full_disk_lets_nothing_past_what_it_refused(intake):
+    """Promise 2: an envelope that was under way when the disk refused another is held to what that one brought."""
+    first = intake.submit(envelope(1, event("a", level="warn"), event("b", level="warn")), stream=STREAM)
+    intake.shelf.fail()
+    await intake.idle()
+    assert (await first).accepted == 0
+    assert await answers(intake, envelope(2, event("c", level="warn"))) == [(0, [0])]
+    assert await answers(intake, envelope(3, event("a", level="warn"), event("b", level="warn"))) == [(2, [])]
+    assert types(intake) == ["a", "b"]

@@ -58,7 +58,7 @@ def test_a_stream_belongs_to_its_uid():
 def test_a_stream_comes_back_from_disk():
     """Outcomes with their refusals survive; a damaged row raises what the start knows how to handle."""
     stream = Stream(5, "s", lost={"no_daemon": 3})
-    stream.record(Ack(1, 1, [Rejected(1, "no")]), 9)
+    stream.record(Ack(1, 1, [Rejected(1, "no"), Rejected(2, "spool full", ["one"])]), 9)
     assert streams.decode(streams.encode(stream)) == stream
     for damaged in (b"", b"\xc1", streams.encode(stream)[:-3], msgspec.msgpack.encode({"a": 1})):
         with pytest.raises(msgspec.MsgspecError):
@@ -81,3 +81,12 @@ def test_silent_streams_are_forgotten(before_us, rows):
     known.add(2, Stream(5, "b", touched_us=200))
     assert known.prune(before_us) == rows
     assert len(known) == 2 - len(rows)
+
+
+def test_an_outcome_of_an_older_daemon_is_read():
+    """A refusal that was kept before refusals named destinations was for all of them."""
+    stream = Stream(5, "s")
+    stream.record(Ack(1, 0, [Rejected(0, "spool full")]), 9)
+    written = msgspec.msgpack.decode(streams.encode(stream))
+    assert written[4][1]["rejected"] == [{"index": 0, "error": "spool full"}]
+    assert streams.decode(msgspec.msgpack.encode(written)).known(1).rejected[0].to == []

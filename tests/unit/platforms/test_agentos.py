@@ -74,6 +74,31 @@ def test_headers_are_a_bearer_and_the_key():
     }
 
 
+EXTRA = {"newer": {"b": 1}, "none": None, "run_id": "stolen", "type": "stolen", "agent_id": "stolen", "id": "stolen"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "place"),
+    [
+        ("run.start", {}, lambda body: body),
+        ("event", {"type": "t"}, lambda body: body["events"][0]),
+        ("span", {"span_id": "s", "name": "n"}, lambda body: body["events"][0]),
+        ("task", {"task_id": "t", "name": "n", "status": "running"}, lambda body: body["task"]),
+        ("run.complete", {}, lambda body: body),
+        ("run.fail", {"error_message": "e"}, lambda body: body),
+        ("run.cancel", {}, lambda body: body),
+    ],
+)
+def test_what_agentd_has_no_field_for_goes_with_the_record(kind, fields, place):
+    """`extra` stands where the record does; its nulls are left out, and it overwrites nothing that is ours to say."""
+    plain = place(sent(item(kind, run_id="r", **fields)))
+    assert (
+        place(sent(item(kind, run_id="r", extra=EXTRA, **fields)))
+        == {name: value for name, value in EXTRA.items() if value is not None} | plain
+    )
+    assert place(sent(item(kind, run_id="r", extra={}, **fields))) == plain
+
+
 def test_a_start_in_its_least_form():
     """`external_run_id` is always sent, by default the run's own id, so that the server dedupes a repeat; input is `{}`."""
     assert sent(item("run.start", run_id="r")) == {

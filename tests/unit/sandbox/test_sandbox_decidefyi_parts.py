@@ -61,35 +61,36 @@ def test_a_valid_rulebook_has_no_problems():
 @pytest.mark.parametrize(
     ("fields", "where", "code"),
     [
-        ({"schema_version": "rulebook_v2"}, "rulebook.schema_version", "CONST"),
-        ({"rulebook_id": "Upper"}, "rulebook.rulebook_id", "PATTERN"),
-        ({"rulebook_id": "a"}, "rulebook.rulebook_id", "PATTERN"),
-        ({"rulebook_id": "a" + "b" * 120}, "rulebook.rulebook_id", "PATTERN"),
-        ({"rulebook_id": "ab\n"}, "rulebook.rulebook_id", "PATTERN"),
-        ({"version": ""}, "rulebook.version", "LENGTH"),
-        ({"version": "v" * 81}, "rulebook.version", "LENGTH"),
-        ({"rules": []}, "rulebook.rules", "LENGTH"),
-        ({"rules": [rule(f"r{n}", probe_of("x", "exists")) for n in range(101)]}, "rulebook.rules", "LENGTH"),
-        ({"extra": 1}, "rulebook.extra", "UNKNOWN_PROPERTY"),
-        ({"default_outcome": outcome("maybe")}, "rulebook.default_outcome.decision", "ENUM"),
-        ({"default_outcome": outcome("no", "lower")}, "rulebook.default_outcome.reason_code", "PATTERN"),
-        ({"default_outcome": outcome("no", action="a" * 161)}, "rulebook.default_outcome.action", "LENGTH"),
-        ({"default_outcome": outcome("no", note="x")}, "rulebook.default_outcome.note", "UNKNOWN_PROPERTY"),
-        ({"input_schema": {"required": "amount"}}, "rulebook.input_schema.required", "TYPE"),
-        ({"input_schema": {"properties": {"a": {"type": "date"}}}}, "rulebook.input_schema.properties.a.type", "ENUM"),
-        ({"input_schema": {"properties": {"a": {"type": []}}}}, "rulebook.input_schema.properties.a.type", "ENUM"),
-        ({"input_schema": {"additional": True}}, "rulebook.input_schema.additional", "UNKNOWN_PROPERTY"),
-        ({"rules": [rule("ab", {}, priority=1001)]}, "rulebook.rules[0].priority", "RANGE"),
-        ({"rules": [rule("ab", {}, priority=True)]}, "rulebook.rules[0].priority", "RANGE"),
-        ({"rules": [rule("ab", {}, when={})]}, "rulebook.rules[0].when", "UNKNOWN_PROPERTY"),
-        ({"rules": [rule("ab", probe_of("x", "exists"))] * 2}, "rulebook.rules[1].rule_id", "DUPLICATE"),
-        ({"rules": [rule("ab", probe_of("x", "like", 1))]}, "rulebook.rules[0].condition.operator", "ENUM"),
-        ({"rules": [rule("ab", probe_of("x", ["eq"], 1))]}, "rulebook.rules[0].condition.operator", "ENUM"),
-        ({"rules": [rule("ab", probe_of("x", "eq"))]}, "rulebook.rules[0].condition.value", "REQUIRED"),
-        ({"rules": [rule("ab", probe_of("x", "in", 1))]}, "rulebook.rules[0].condition.value", "TYPE"),
-        ({"rules": [rule("ab", {"all": []})]}, "rulebook.rules[0].condition.all", "LENGTH"),
-        ({"rules": [rule("ab", {"any": [probe_of("x", "exists")] * 33})]}, "rulebook.rules[0].condition.any", "LENGTH"),
-        ({"rules": [rule("ab", {"not": 5})]}, "rulebook.rules[0].condition.not", "TYPE"),
+        ({"schema_version": "rulebook_v2"}, "rulebook.schema_version", "unsupported_version"),
+        ({"rulebook_id": "Upper"}, "rulebook.rulebook_id", "invalid_value"),
+        ({"rulebook_id": "a"}, "rulebook.rulebook_id", "invalid_value"),
+        ({"rulebook_id": "a" + "b" * 120}, "rulebook.rulebook_id", "invalid_value"),
+        ({"rulebook_id": "ab\n"}, "rulebook.rulebook_id", "invalid_value"),
+        ({"version": ""}, "rulebook.version", "invalid_value"),
+        ({"version": "v" * 81}, "rulebook.version", "invalid_value"),
+        ({"rules": []}, "rulebook.rules", "invalid_value"),
+        ({"rules": [rule(f"r{n}", probe_of("x", "exists")) for n in range(101)]}, "rulebook.rules", "invalid_value"),
+        ({"extra": 1}, "rulebook.extra", "unknown_field"),
+        ({"default_outcome": outcome("maybe")}, "rulebook.default_outcome.decision", "invalid_value"),
+        ({"default_outcome": outcome("no", "lower")}, "rulebook.default_outcome.reason_code", "invalid_value"),
+        ({"default_outcome": outcome("no", action="a" * 161)}, "rulebook.default_outcome.action", "invalid_value"),
+        ({"default_outcome": outcome("no", note="x")}, "rulebook.default_outcome.note", "unknown_field"),
+        ({"input_schema": {"required": "amount"}}, "rulebook.input_schema.required", "invalid_type"),
+        ({"input_schema": {"properties": {"a": {"type": "date"}}}}, "rulebook.input_schema.properties.a.type", "invalid_value"),
+        ({"input_schema": {"properties": {"a": {"type": []}}}}, "rulebook.input_schema.properties.a.type", "invalid_value"),
+        ({"input_schema": {"additional": True}}, "rulebook.input_schema.additional", "unknown_field"),
+        ({"rules": [rule("ab", {}, priority=1001)]}, "rulebook.rules[0].priority", "invalid_value"),
+        ({"rules": [rule("ab", {}, priority=True)]}, "rulebook.rules[0].priority", "invalid_value"),
+        ({"rules": [rule("ab", {}, when={})]}, "rulebook.rules[0].when", "unknown_field"),
+        ({"rules": [rule("ab", probe_of("x", "exists"))] * 2}, "rulebook.rules[1].rule_id", "duplicate_value"),
+        ({"rules": [rule("ab", probe_of("x", "like", 1))]}, "rulebook.rules[0].condition.operator", "unsupported_operator"),
+        ({"rules": [rule("ab", probe_of("x", ["eq"], 1))]}, "rulebook.rules[0].condition.operator", "unsupported_operator"),
+        ({"rules": [rule("ab", probe_of("x y", "exists"))]}, "rulebook.rules[0].condition.field", "invalid_value"),
+        ({"input_schema": {"required": ["9"]}}, "rulebook.input_schema.required[0]", "invalid_value"),
+        ({"input_schema": {"properties": {"a b": {"type": "null"}}}}, "rulebook.input_schema.properties.a b", "invalid_value"),
+        ({"rules": [rule("ab", {"all": []})]}, "rulebook.rules[0].condition.all", "invalid_value"),
+        ({"rules": [rule("ab", {"any": [probe_of("x", "exists")] * 33})]}, "rulebook.rules[0].condition.any", "invalid_value"),
+        ({"rules": [rule("ab", {"not": 5})]}, "rulebook.rules[0].condition.not", "invalid_type"),
     ],
 )  # fmt: skip
 def test_what_the_schema_forbids(fields, where, code):
@@ -97,42 +98,44 @@ def test_what_the_schema_forbids(fields, where, code):
     assert (where, code) in codes(book(**fields))
 
 
-@pytest.mark.parametrize(
-    "missing", ["schema_version", "rulebook_id", "version", "input_schema", "rules", "default_outcome"]
-)
+@pytest.mark.parametrize("missing", ["schema_version", "rulebook_id", "version", "rules", "default_outcome"])
 def test_what_the_schema_requires(missing):
-    """Every part of a rulebook is required, the default outcome among them."""
+    """Every part of a rulebook is required, the default outcome among them, but for the inputs' schema."""
+    without = {name: value for name, value in book().items() if name != "input_schema"}
+    assert (problems(without), unmet(without, {})) == ([], ([], []))
     assert codes({name: value for name, value in book().items() if name != missing}) == {
-        (f"rulebook.{missing}", "REQUIRED")
+        (f"rulebook.{missing}", "schema_violation")
     }
-    assert codes([]) == {("rulebook", "TYPE")}
+    assert codes([]) == {("rulebook", "invalid_type")}
 
 
 def test_depth_and_nodes_have_bounds():
-    """A condition is at most 8 deep and has at most 256 nodes."""
+    """A condition has at most 8 levels below its first, and all of a rulebook together at most 256 nodes."""
 
     def nested(depth):
         return probe_of("x", "exists") if depth == 1 else {"not": nested(depth - 1)}
 
-    assert problems(book(rule("ab", nested(8)))) == []
-    assert any(code == "DEPTH" for _, code in codes(book(rule("ab", nested(9)))))
+    assert problems(book(rule("ab", nested(9)))) == []
+    assert any(code == "too_deep" for _, code in codes(book(rule("ab", nested(10)))))
     leaf = {"all": [probe_of("x", "exists")] * 31}  # 32 nodes
     assert problems(book(rule("ab", {"any": [leaf] * 7 + [{"all": [probe_of("x", "exists")] * 30}]}))) == []  # 256
-    assert any(code == "NODES" for _, code in codes(book(rule("ab", {"any": [leaf] * 8}))))  # 257
+    assert any(code == "too_complex" for _, code in codes(book(rule("ab", {"any": [leaf] * 8}))))  # 257
+    half = {"any": [leaf] * 4}  # 129
+    assert any(code == "too_complex" for _, code in codes(book(rule("ab", half), rule("bc", half))))
 
 
 @pytest.mark.parametrize(
     ("operator", "value", "holds", "fails"),
     [
-        ("eq", 1, [1, 1.0], [True, "1", 2, None]), ("eq", [1, {"a": True}], [[1, {"a": True}]], [[1, {"a": 1}], [1]]),
+        ("eq", 1, [1, 1.0], [True, "1", 2, None]), ("eq", [1], [], [[1], [2], 1]), ("eq", {"a": 1}, [], [{"a": 1}]),
         ("neq", 1, [2, True, "1", None], [1]), ("gt", 5, [6], [5, "6", True, None]), ("gte", 5, [5], [4]),
-        ("lt", "m", ["a"], ["z", 1]), ("lte", 5, [5, -1], [6]), ("in", ["a", 1], ["a", 1], ["b", True]),
+        ("lt", "m", [], ["a", "z", 1]), ("in", "a", [], ["a"]), ("not_in", "a", [], ["a", "b"]), ("lte", 5, [5, -1], [6]), ("in", ["a", 1], ["a", 1], ["b", True]),
         ("not_in", ["a"], ["b", None], ["a"]), ("contains", "b", ["abc", ["b"]], ["ac", ["bc"], 5, {"b": 1}]),
         ("not_contains", "b", ["ac", ["a"], 5], ["abc", ["b"]]), ("exists", 0, [None, 0, ""], []), ("not_exists", 0, [], [None, 0]),
     ],
 )  # fmt: skip
 def test_operators(operator, value, holds, fails):
-    """Every operator, with JSON's own equality: true is not 1, and only like is ordered with like."""
+    """Every operator: true is not 1, arrays and objects equal nothing, and only numbers are ordered."""
     given = book(rule("ab", probe_of("x", operator, value)))
     assert problems(given) == []
     for actual in holds:
@@ -143,11 +146,11 @@ def test_operators(operator, value, holds, fails):
 
 
 def test_all_any_not_and_dotted_fields():
-    """Conditions nest; a field is a name as it stands, or a way into objects."""
+    """Conditions nest; a field is a way into objects, and a name with a dot in it is no way."""
     both = {"all": [probe_of("a.b", "eq", 1), {"any": [probe_of("c", "exists"), {"not": probe_of("d", "eq", 2)}]}]}
     given = book(rule("ab", both))
     for inputs, holds in [
-        ({"a": {"b": 1}, "d": 3}, True), ({"a.b": 1, "c": 0}, True), ({"a": {"b": 1}, "d": 2}, False), ({"a": 1}, False),
+        ({"a": {"b": 1}, "d": 3}, True), ({"a": {"b": 1}, "c": 0}, True), ({"a.b": 1, "c": 0}, False), ({"a": {"b": 1}, "d": 2}, False), ({"a": 1}, False),
     ]:  # fmt: skip
         assert (evaluate(given, inputs).rule_id == "ab") is holds
 
@@ -167,6 +170,9 @@ def test_inputs_are_held_against_the_schema():
     assert unmet(book(), {"amount": 1, "more": 2}) == ([], [])
     assert unmet(book(), {}) == (["amount"], [])
     assert unmet(book(), {"amount": True}) == ([], ["amount"])
+    deep = book(input_schema={"required": ["a.b"], "properties": {"a.b": {"type": "integer"}}})
+    assert (unmet(deep, {"a": {"b": 1.0}}), unmet(deep, {"a.b": 1})) == (([], []), (["a.b"], []))
+    assert unmet(deep, {"a": {"b": 1.5}}) == ([], ["a.b"])
 
 
 # -- forbidden fields, bodies ----------------------------------------------------------------------------------------------
@@ -194,7 +200,9 @@ def test_what_is_no_object_is_400(body):
 
 
 def test_modes():
-    """Without a mode, options or a `|` make the question multi; an unknown mode is refused."""
+    """Without a mode, options or a `|` make the question multi; a rulebook is a rulebook; an unknown mode is refused."""
+    assert mode_of({"rulebook": book()}) == mode_of({"rulebook": book(), "mode": "single"}) == "rulebook"
+    assert mode_of({"rulebook": {}, "question": "Ship?"}) == "single"
     assert mode_of({"question": "Ship?"}) == "single"
     assert mode_of({"question": "a | b"}) == mode_of({"options": ["a"]}) == "multi"
     assert options_of({"question": "red | blue |"}) == ["red", "blue"]

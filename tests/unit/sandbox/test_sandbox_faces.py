@@ -138,7 +138,7 @@ def test_the_sandbox_shares_nothing_with_the_adapters():
     imported = {
         name
         for path in folder.glob("*.py")
-        if path.name != "demo.py"
+        if path.name not in {"demo.py", "demo_governed.py"}
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names])

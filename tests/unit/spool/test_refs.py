@@ -27,6 +27,22 @@ def test_a_platform_names_a_reference(refs):
     assert made.state == KNOWN
 
 
+def test_a_reference_is_found_by_what_the_platform_calls_it(refs):
+    """At its destination and for its kind; two of one name are both found, and one that is gone is not."""
+    one, two = refs.introduce(ref("r1")), refs.introduce(ref("r2", number=2))
+    refs.learn("cloud", "run", "r1", "P-1", 5)
+    refs.learn("cloud", "run", "r2", "P-1", 5)
+    assert refs.named("cloud", "run", "P-1") == [one, two]
+    assert refs.named("cloud", "decision", "P-1") == refs.named("other", "run", "P-1") == []
+    refs.learn("cloud", "run", "r2", "P-2", 6)
+    assert (refs.named("cloud", "run", "P-1"), refs.named("cloud", "run", "P-2")) == ([one], [two])
+    again = Refs()
+    assert again.restore(iter([(one.row, encode(one))])) == []
+    assert [found.local_id for found in again.named("cloud", "run", "P-1")] == ["r1"]
+    refs.forget("cloud")
+    assert refs._by_name == {}
+
+
 def test_a_repeated_introduction_changes_nothing(refs):
     """The first introduction stands; after a dead one a new introducer may try."""
     made = refs.introduce(ref())

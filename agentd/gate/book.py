@@ -1,0 +1,127 @@
+"""Which gates there are: an index in memory of the rows on disk, by id and by (owner, key). Pure; what is dropped is told.
+
+A gate with a key is kept for `gate.remember` after its last word, so that who asks again hears the same; without one nobody
+asks for it by name but an operator, and the newest 10,000 will do. One that is unavailable and may have acted keeps its key
+until somebody says what became of it: that is the one whose repeat would act twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from agentd.gating import Word
+from agentd.spool.gaterows import Brief, GateRow, Step, Stored, brief_of
+
+UNKEYED = 10_000
+_COLUMNS = 512  # bytes of a row beside request and response, generously
+
+
+def size_of(gate: GateRow) -> int:
+    """About what a gate takes on disk."""
+    return len(gate.request) + len(gate.response) + _COLUMNS
+
+
+def owner_of(uid: int, token: int) -> int:
+    """Whose keys are one space: a uid's; for callers over TCP whose uid the kernel does not say, a token's."""
+    return uid if uid >= 0 else -2 - token
+
+
+def may_ask_again(brief: Brief) -> bool:
+    """Whether nothing can have been made of it, so that the same question under its key is a new try."""
+    return brief.step is Step.FINAL and brief.word is Word.UNAVAILABLE and not brief.acted
+
+
+def is_unresolved(brief: Brief) -> bool:
+    """Whether nobody knows what became of it."""
+    return brief.step is Step.FINAL and brief.word is Word.UNAVAILABLE and brief.acted
+
+
+class Book:
+    """See the module. `max_bytes` bounds all rows, `open_bytes` those that are under way and so in memory as a whole."""
+
+    def __init__(self, max_bytes: int, open_bytes: int, unkeyed: int = UNKEYED) -> None:
+        self._max_bytes = max_bytes
+        self._max_open_bytes = open_bytes
+        self._max_unkeyed = unkeyed
+        self._gates: dict[str, Stored] = {}  # in the order of asking
+        self._keys: dict[tuple[int, str], Stored] = {}
+        self._unkeyed: dict[str, None] = {}  # that have their last word, the oldest first
+        self._bytes = 0
+        self._open_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._gates)
+
+    def __repr__(self) -> str:
+        return f"<Book {len(self)} gates, {self._bytes} bytes>"
+
+    def get(self, gate_id: str) -> Stored | None:
+        return self._gates.get(gate_id)
+
+    def under(self, owner: int, key: str) -> Stored | None:
+        """The gate that was asked under this key."""
+        return self._keys.get((owner, key))
+
+    def newest(self, wanted: Callable[[Brief], bool]) -> Iterator[Stored]:
+        return (stored for stored in reversed(self._gates.values()) if wanted(stored.brief))
+
+    def room(self, size: int) -> bool:
+        """Whether a question of this size may be taken. What nobody asks for by name makes room: see `overflow`."""
+        if self._open_bytes + size > self._max_open_bytes:
+            return False
+        excess = self._bytes + size - self._max_bytes
+        return excess <= 0 or sum(self._gates[gate_id].size for gate_id in self._unkeyed) >= excess
+
+    def put(self, stored: Stored) -> None:
+        """Add a gate, or take note of what has changed of it."""
+        brief = stored.brief
+        self.remove(brief.gate_id, keep_place=True)
+        self._gates[brief.gate_id] = stored
+        self._bytes += stored.size
+        if brief.step is not Step.FINAL:
+            self._open_bytes += stored.size
+        elif brief.key is None:
+            self._unkeyed[brief.gate_id] = None
+        if brief.key is not None:
+            self._keys[owner_of(brief.uid, brief.token), brief.key] = stored
+
+    def record(self, gate: GateRow) -> None:
+        """The same from a whole row."""
+        self.put(Stored(gate.row, brief_of(gate), size_of(gate)))
+
+    def remove(self, gate_id: str, *, keep_place: bool = False) -> None:
+        """Forget a gate; with `keep_place` its place in the order of asking waits for its successor."""
+        stored = self._gates.get(gate_id)
+        if stored is None:
+            return
+        self._bytes -= stored.size
+        self._open_bytes -= 0 if stored.brief.step is Step.FINAL else stored.size
+        self._unkeyed.pop(gate_id, None)
+        if stored.brief.key is not None:
+            self._keys.pop((owner_of(stored.brief.uid, stored.brief.token), stored.brief.key), None)
+        if not keep_place:
+            del self._gates[gate_id]
+
+    def overflow(self, size: int = 0) -> list[int]:
+        """Let the oldest go that nobody asks for by name, until `size` more bytes fit; their rows."""
+        rows = []
+        while self._unkeyed and (len(self._unkeyed) > self._max_unkeyed or self._bytes + size > self._max_bytes):
+            rows.append(self._drop(next(iter(self._unkeyed))))
+        return rows
+
+    def prune(self, now_us: int, remember_us: int) -> list[int]:
+        """Let those go that were decided more than `remember_us` ago; their rows."""
+        before = now_us - remember_us
+        old = [
+            gate_id
+            for gate_id, stored in self._gates.items()
+            if stored.brief.step is Step.FINAL
+            and stored.brief.decided_us < before
+            and not (stored.brief.key is not None and is_unresolved(stored.brief))
+        ]
+        return [self._drop(gate_id) for gate_id in old]
+
+    def _drop(self, gate_id: str) -> int:
+        row = self._gates[gate_id].row
+        self.remove(gate_id)
+        return row

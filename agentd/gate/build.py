@@ -1,0 +1,125 @@
+"""The keeper from what the composition root has: targets, ways out, spool, sink."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from agentd.config import Config, Destination
+from agentd.delivery.backoff import Backoff
+from agentd.exchange import Platform
+from agentd.gate.breaker import Breaker
+from agentd.gate.desk import Desk, Way
+from agentd.gate.keeper import Keeper
+from agentd.gating import Gate
+from agentd.intake import Peer, Sink
+from agentd.intake.admit import Limits
+from agentd.intake.routing import Route
+from agentd.records import Event
+from agentd.spool.gaterows import GateRow
+from agentd.spool.gates import GateShelf
+from agentd.spool.spool import Spool
+from agentd.wire import Ack, Message, encode
+
+log = logging.getLogger("agentd.gate")
+
+_OPEN_SHARE = 4  # gates under way are in memory as a whole: at most this part of memory.budget
+
+
+class Site(Protocol):
+    """A configured destination with what is known of it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def destination(self) -> Destination: ...
+    @property
+    def platform(self) -> Platform: ...
+    @property
+    def api_key(self) -> str: ...
+    @property
+    def signing_secret(self) -> str | None: ...
+    @property
+    def identity(self) -> str: ...
+    def agent_of(self, local: str) -> str: ...
+    def route(self) -> Route: ...
+
+
+class Gating(Protocol):
+    """An adapter that has gates."""
+
+    gates: Mapping[str, Gate]
+
+
+def build_keeper(
+    sites: Mapping[str, Site],
+    config: Config,
+    *,
+    ways: Mapping[str, Way],
+    spool: Spool,
+    sink: Sink,
+    trusted_uids: Iterable[int],
+) -> Keeper:
+    """The gates of every destination that has some; `start` is still to be called."""
+    backoff = Backoff(float(config.retry.initial), float(config.retry.max))
+    return Keeper(
+        [_desk(site, ways[name], backoff) for name, site in sites.items()],
+        GateShelf(spool),
+        Limits(int(config.intake.max_record_bytes), config.intake.max_depth),
+        reference_wait_s=float(config.intake.reference_wait),
+        remember_s=float(config.gate.remember),
+        follow_s=float(config.gate.follow),
+        open_bytes=int(config.memory.budget) // _OPEN_SHARE,
+        announce=_announcer([site.route() for site in sites.values()], sink),
+        trusted_uids=trusted_uids,
+    )
+
+
+def _desk(site: Site, way: Way, backoff: Backoff) -> Desk:
+    route = site.route()
+    return Desk(
+        name=site.name,
+        platform=site.platform,
+        gates=cast("Gating", site.platform).gates,
+        way=way,
+        breaker=Breaker(backoff),
+        api_key=site.api_key,
+        identity=site.identity,
+        signing_secret=site.signing_secret,
+        default_agent=route.default_agent,
+        takes_agent=route.takes_agent,
+        agent_of=site.agent_of,
+        options=site.destination.options or {},
+        open_mode=site.destination.fail_mode == "open",
+    )
+
+
+def _announcer(routes: Iterable[Route], sink: Sink) -> Callable[[GateRow, dict[str, Any]], None]:
+    """Queues the event of a verdict in the name of whoever asked; where nobody takes events there is none to queue."""
+    taking = tuple(routes)
+
+    def announce(gate: GateRow, payload: dict[str, Any]) -> None:
+        source = gate.source
+        if gate.run_id is None or not any(route.takes("event", source.agent) for route in taking):
+            return
+        event = Event(
+            run_id=gate.run_id, type=f"gate.{gate.gate}", level="warn", payload=msgspec.Raw(encode(payload)),
+            agent_id=source.agent or None,
+        )  # fmt: skip
+        peer = Peer(source.uid, -1, source.pid, gate.token)
+        future = sink.submit(Message(None, [event]), peer, stream=None, origin="agentd", hold=False)
+        future.add_done_callback(lambda done: _look_at(gate, done))
+
+    return announce
+
+
+def _look_at(gate: GateRow, done: Any) -> None:
+    ack: Ack | None = None if done.cancelled() else done.result()
+    if ack is not None and ack.rejected:
+        log.warning(
+            "the event of %s gate %s was refused: %s", gate.gate, gate.gate_id, ack.rejected[0].error,
+            extra={"action": "gate_event_refused"},
+        )  # fmt: skip

@@ -1,0 +1,106 @@
+"""One destination's desk: its adapter's gates, the way out, its circuit, its counts; and what all desks share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct, field
+
+from agentd.exchange import ANSWER_BYTES, Lost, Platform, Request, Response
+from agentd.gate.breaker import Breaker
+from agentd.gating import Gate
+from agentd.queued import Ref
+from agentd.spool.gaterows import GateRow, Stored
+
+POLLS = 16  # of one destination at once, for gates that nobody waits for any more
+
+
+class Way(Protocol):
+    """The way out, with what a gate alone needs: a time limit of its own, and answers that may be long."""
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether the last try, of whatever request, found no connection."""
+        ...
+
+    async def send(
+        self,
+        request: Request,
+        headers: Mapping[str, str],
+        *,
+        timeout_s: float | None = None,
+        limit: int = ANSWER_BYTES,
+    ) -> Response | Lost:
+        """One request, one answer or the reason why there is none. Never raises for what the network does."""
+        ...
+
+
+class Shelf(Protocol):
+    """What the gates ask of the spool (agentd.spool.gates.GateShelf). Futures raise SpoolFull."""
+
+    @property
+    def full(self) -> bool: ...
+    @property
+    def max_bytes(self) -> int: ...
+    def stored(self) -> list[Stored]: ...
+    def new_row(self) -> int: ...
+    def save(self, gate: GateRow, steps: Sequence[str], introduced: Sequence[Ref] = ()) -> asyncio.Future[None]: ...
+    def keep(self, gate: GateRow, steps: Sequence[str]) -> asyncio.Future[None]: ...
+    def note(self, gate: GateRow, step: str) -> None: ...
+    def drop(self, rows: Iterable[int]) -> None: ...
+    async def load(self, stored: Stored) -> GateRow: ...
+    def reference(self, destination: str, kind: str, local_id: str) -> Ref | None: ...
+    def owners(self, kind: str, local_id: str) -> Sequence[Ref]: ...
+    def introduce(self, gate: GateRow) -> list[Ref]: ...
+    def learn(self, gate: GateRow) -> None: ...
+    def is_anothers(self, gate: GateRow, kind: str, name: str) -> bool: ...
+    def bury(self, gate: GateRow) -> None: ...
+    def bury_strays(self, known: Iterable[str]) -> int: ...
+    async def wait_for_names(self) -> None: ...
+
+
+class Desk(Struct):
+    """What a destination's gates need to be asked."""
+
+    name: str
+    platform: Platform
+    gates: Mapping[str, Gate]
+    way: Way
+    breaker: Breaker
+    api_key: str
+    identity: str = ""  # what its references belong to
+    signing_secret: str | None = None
+    default_agent: str = ""
+    takes_agent: Callable[[str], bool] = lambda _agent: True
+    agent_of: Callable[[str], str] = lambda local: local
+    options: Mapping[str, str] = {}
+    open_mode: bool = False  # fail_mode = "open"
+    polls: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(POLLS))
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (gate, verdict), since the start
+
+    def __repr__(self) -> str:
+        """Without the secrets."""
+        return f"<Desk {self.name}: {', '.join(self.gates)}>"
+
+
+class Common(Struct):
+    """What all gates share. `clock` is monotonic seconds, `now_us` the wall clock, `share` random from 0 to 1."""
+
+    shelf: Shelf
+    clock: Callable[[], float]
+    now_us: Callable[[], int]
+    ageing_us: Callable[[], int]  # the wall clock, but never faster than time goes by (agentd.ageing)
+    share: Callable[[], float]
+    reference_wait_s: float
+    follow_s: float
+    recorded: Callable[[GateRow], None]  # hears of each change that is on disk
+    forgotten: Callable[
+        [str, Stored | None], None
+    ]  # hears of a gate that could not be recorded, and what was before it
+    announce: Callable[[GateRow, float], None]  # the verdict and how long it took, for the run's events
+    observe: Callable[[str, str, float], None] = lambda _destination, _gate, _seconds: (
+        None
+    )  # destination, gate, seconds until its first word

@@ -1,0 +1,352 @@
+"""The keeper: takes questions, keeps every gate on record, and answers from the record whoever asks again.
+
+    keeper = Keeper(desks, shelf, …)
+    await keeper.start()           # what a crash cut off is ruled upon, what is pending is followed on
+    await keeper.ask(body, peer, grant)
+    await keeper.close()           # what is under way ends with what is certain of it
+
+Which gates there are says the book, how one goes says its flow; the keeper decides who may ask what and joins the two. Between
+looking up a key and putting its gate into the book nothing is awaited: that is why a key acts once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import random
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from agentd.ageing import AgeingClock
+from agentd.exchange import Context, Lost, Request, Response
+from agentd.gate import answers, following
+from agentd.gate.asking import Asking, read_asking, read_resolution
+from agentd.gate.book import may_ask_again, owner_of
+from agentd.gate.desk import Common, Desk, Shelf, Way
+from agentd.gate.flow import Flow, decided, unfinished
+from agentd.gate.reception import Reception
+from agentd.gate.register import Register, is_own
+from agentd.gate.resolving import Resolver
+from agentd.gating import Ruling, Word
+from agentd.identity import Uuid7
+from agentd.intake import GateRefusal, Grant, Peer
+from agentd.intake.admit import Limits
+from agentd.spool.gaterows import GateRow, Step, Stored
+from agentd.standin import Asked
+
+log = logging.getLogger("agentd.gate")
+
+_GRACE_S = 1.0  # for the commit of a verdict that came with the deadline
+_PRUNE_EVERY_US = 30 * 10**6
+_RELAY_S = 30.0  # the least that a gate gets whose SDK has a time limit of its own
+
+
+class Passed(Struct, frozen=True):
+    """What came of an SDK's own gate call: the platform's answer as it came (None: nothing was sent), and the record.
+
+    A verdict that is not on record is no answer: then `answer` is Lost, whatever the platform said.
+    """
+
+    answer: Response | Lost | None
+    gate: GateRow
+    verdict: dict[str, Any]
+
+    @property
+    def reason(self) -> str:
+        """Why there is no answer, where there is none."""
+        return str(self.verdict["reason"])
+
+
+class Keeper:
+    """See the module, and `agentd.intake.Gates`."""
+
+    def __init__(
+        self,
+        desks: Iterable[Desk],
+        shelf: Shelf,
+        limits: Limits,
+        *,
+        reference_wait_s: float,
+        remember_s: float,
+        follow_s: float,
+        open_bytes: int,
+        announce: Callable[[GateRow, dict[str, Any]], None] = lambda _gate, _payload: None,
+        trusted_uids: Iterable[int] = (),
+        new_id: Callable[[], bytes] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        share: Callable[[], float] = random.random,
+    ) -> None:
+        """`announce(gate, payload)` queues the event `gate.<name>` of a gate's run."""
+        self.desks = {desk.name: desk for desk in desks}
+        self._register = register = Register(shelf, open_bytes)
+        self._shelf = shelf
+        self._reception = Reception(self.desks, shelf, limits, new_id or Uuid7(), now_us, frozenset(trusted_uids))
+        self._announce_event = announce
+        self._remember_us = int(remember_s * 1e6)
+        self._now_us = now_us
+        self._clock = clock
+        ageing = AgeingClock(now_us(), clock())
+        self._common = Common(
+            shelf, clock, now_us, lambda: ageing.now_us(now_us(), clock()), share, reference_wait_s, follow_s,
+            register.recorded, register.forgotten, self._announce,
+        )  # fmt: skip
+        self._resolver = Resolver(register, self._common, self._begin)
+        self._pruned_us = 0
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Keeper {len(self._register.flows)} under way, {len(self._register.book)} on record>"
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take over what the disk has: rule upon what was cut off, follow what is pending. Call once, on the event loop."""
+        for stored in self._shelf.stored():
+            self._register.book.put(stored)
+        for stored in self._register.open():
+            await self._take_over(stored)
+        strays = self._shelf.bury_strays([stored.brief.gate_id for stored in self._register.open()])
+        if strays:
+            log.error("%d names of gates that are not on record any more", strays, extra={"action": "gates_lost"})
+
+    async def _take_over(self, stored: Stored) -> None:
+        gate = await self._shelf.load(stored)
+        desk = self.desks.get(gate.destination)
+        if gate.step is not Step.PENDING:
+            ended = gate.step is Step.FINAL  # a damaged one: what is left of it says that nobody knows
+            self._close(gate if ended else decided(gate, unfinished(gate, "agentd ended", left=True), self._now_us()))
+        elif desk is None or gate.gate not in desk.gates:
+            log.warning(
+                "a %s gate waits for %s, which is not in the configuration", gate.gate, gate.destination,
+                extra={"action": "removed", "destination": gate.destination},
+            )  # fmt: skip
+        elif gate.identity != desk.identity:
+            reason = f"{gate.destination} is another platform or account now: what became of it is not known here"
+            self._close(decided(gate, Ruling(Word.UNAVAILABLE, reason, acted=True), self._now_us()))
+        else:
+            self._begin(Flow(gate, desk, self._common))
+
+    def _close(self, gate: GateRow) -> None:
+        """Rule upon a gate that nobody waits for."""
+        log.warning(
+            "%s gate %s: %s", gate.gate, gate.gate_id, gate.reason,
+            extra={"action": "gate_unfinished", "destination": gate.destination},
+        )  # fmt: skip
+        self._shelf.bury(gate)
+        self._register.decided(gate)
+        self._announce(gate, 0.0)
+        if (desk := self.desks.get(gate.destination)) is not None:
+            desk.counts[gate.gate, gate.word.value] += 1
+
+    def _begin(self, flow: Flow) -> None:
+        self._register.flows[flow.gate.gate_id] = flow
+        flow.task = asyncio.create_task(_run(flow), name=f"gate {flow.gate.gate_id}")
+        flow.task.add_done_callback(lambda task: None if task.cancelled() else self._register.ended(flow))
+
+    def tick(self) -> None:
+        """Forget what is old; about once a second."""
+        now_us = self._common.ageing_us()
+        if now_us - self._pruned_us >= _PRUNE_EVERY_US:
+            self._pruned_us = now_us
+            self._shelf.drop(self._register.book.prune(now_us, self._remember_us))
+
+    @property
+    def under_way(self) -> int:
+        """Gates that somebody waits for."""
+        return sum(flow.is_awaited for flow in self._register.flows.values())
+
+    async def close(self) -> None:
+        """End what is under way with what is certain of it, and let everybody who waits know. Takes no more questions."""
+        self._closed = True
+        flows = list(self._register.flows.values())
+        tasks = [flow.task for flow in flows if flow.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for flow in flows:
+            await flow.wrap_up("agentd was stopped")
+        self._register.flows.clear()
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    async def ask(self, body: bytes, peer: Peer, grant: Grant) -> dict[str, Any]:
+        """See `agentd.intake.Gates`."""
+        asking = read_asking(body, self._reception.limits)
+        desk, agent = self._reception.place(asking, peer, grant)
+        before = self._before(asking, desk, agent, peer)
+        while before is not None and await self._resolver.quiet(before.brief.gate_id):
+            before = self._before(asking, desk, agent, peer)
+        flow = None if before is None else self._register.flow(before.brief.gate_id)
+        if before is not None and flow is None and not may_ask_again(before.brief):
+            return answers.verdict_of(await self._register.load(before), repeated=True)
+        until = self._clock() + (
+            desk.gates[asking.gate].traits.deadline_s if asking.deadline is None else asking.deadline
+        )
+        repeated = flow is not None
+        if flow is None:
+            again = None if before is None else before.brief.gate_id
+            gate = self._reception.gate(asking, desk, agent, peer, origin="http", grant=grant, again=again)
+            self._reception.check_fields(gate, desk, peer, grant)
+            flow = self._put_on_record(gate, desk, before)
+        return await self._answer(flow, until, repeated=repeated)
+
+    def _before(self, asking: Asking, desk: Desk, agent: str, peer: Peer) -> Stored | None:
+        """The gate that was asked under the same key. Raises GateRefusal where it was another question."""
+        if self._closed:
+            raise GateRefusal(503, "draining", "agentd is stopping")
+        before = None if asking.key is None else self._register.book.under(owner_of(peer.uid, peer.token), asking.key)
+        if before is not None and before.brief.digest != self._reception.digest(asking, desk, agent):
+            raise GateRefusal(
+                409,
+                "gate_key_conflict",
+                "$.key: was used for another question (gate, destination, agent, run or request)",
+            )
+        return before
+
+    def _put_on_record(
+        self,
+        gate: GateRow,
+        desk: Desk,
+        before: Stored | None = None,
+        relayed: Callable[[Context], Request] | None = None,
+        way: Way | None = None,
+    ) -> Flow:
+        """The flow of a new gate, begun; one that there is no room for has ended already."""
+        gate.row = self._shelf.new_row() if before is None else before.row
+        flow = Flow(gate, desk, self._common, relayed, way)
+        flow.before = before
+        size = len(gate.request)
+        if self._shelf.full or not self._register.book.room(size):
+            what = "the disk is full" if self._shelf.full else "the gates on record have no more room"
+            flow.refuse(f"the question could not be recorded ({what}), so it was not sent")
+            return flow
+        self._shelf.drop(self._register.book.overflow(size))
+        self._register.book.record(gate)
+        self._begin(flow)
+        return flow
+
+    async def _answer(self, flow: Flow, until: float, *, repeated: bool) -> dict[str, Any]:
+        """What is on record by then. A verdict that is just being written is waited for a little longer."""
+        await self._wait(flow.last_word(), until)
+        if flow.gate.step in (Step.ASKED, Step.SENDING):
+            await self._wait(flow.heard(), until + _GRACE_S)
+        if not flow.trouble:
+            flow.announce_pending()
+        return answers.verdict_of(flow.gate, flow.trouble, repeated=repeated)
+
+    async def _wait(self, change: Coroutine[Any, Any, None], until: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, until - self._clock())):
+                await change
+
+    async def pass_on(
+        self,
+        destination: str,
+        gate_name: str,
+        asked: Asked,
+        request: Request | Callable[[Context], Request],
+        peer: Peer,
+        *,
+        deadline_s: float | None = None,
+        way: Way | None = None,
+    ) -> Passed:
+        """The same record around an SDK's own request, which goes out as it is and never twice; returns its first word.
+
+        A callable makes the request once the run is known, so that it may name the platform's ids. `way` is the way out for
+        this one request (None: the destination's own). Raises GateRefusal (422, 503), KeyError for a gate that the
+        destination does not have.
+        """
+        if self._closed:
+            raise GateRefusal(503, "draining", "agentd is stopping")
+        desk = self.desks[destination]
+        traits = desk.gates[gate_name].traits
+        wait_s = max(traits.deadline_s, traits.poll_timeout_s, _RELAY_S) if deadline_s is None else deadline_s
+        asking = Asking(
+            gate=gate_name,
+            request=msgspec.Raw(msgspec.json.encode(asked.request)),
+            run_id=asked.run_id,
+            deadline=wait_s,
+        )
+        self._reception.check_run(desk, asked.run_id, asked.agent, peer)
+        gate = self._reception.gate(asking, desk, asked.agent, peer, origin="sdk")
+        gate.relayed = True
+        flow = self._put_on_record(gate, desk, None, request if callable(request) else lambda _context: request, way)
+        if way is None:
+            await self._wait(flow.heard(), flow.deadline + _GRACE_S)
+        else:  # it has a time limit of its own; what it streams may take longer than any deadline
+            await flow.heard()
+        flow.announce_pending()
+        verdict = answers.verdict_of(flow.gate, flow.trouble)
+        if flow.gate.step in (Step.PENDING, Step.FINAL) and not flow.trouble:
+            return Passed(flow.sender.answer, flow.gate, verdict)
+        sent = flow.sender.answer is not None or flow.gate.step is Step.SENDING
+        return Passed(Lost(verdict["reason"], sent=True) if sent else None, flow.gate, verdict)
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    async def look(self, gate_id: str, wait_s: float, viewer: Peer, *, admin: bool) -> dict[str, Any] | None:
+        """See `agentd.intake.Gates`."""
+        stored = self._register.book.get(gate_id)
+        if stored is None or not (admin or is_own(stored, viewer)):
+            return None
+        flow = self._register.flow(gate_id)
+        if flow is not None and wait_s > 0:
+            await self._wait(flow.last_word(), self._clock() + wait_s)
+            return answers.facts_of(flow.gate, flow.trouble)
+        seen = await self._register.see(stored)
+        return None if seen is None else answers.facts_of(*seen)
+
+    async def listing(self, state: str, limit: int, viewer: Peer, *, admin: bool) -> list[dict[str, Any]]:
+        """See `agentd.intake.Gates`."""
+        found = list(itertools.islice(self._register.own(state, viewer, admin=admin), limit))
+        seen = [await self._register.see(stored) for stored in found]
+        return [answers.facts_of(*each) for each in seen if each is not None]
+
+    async def resolve(self, gate_id: str, body: bytes, admin: Peer) -> dict[str, Any] | None:
+        """See `agentd.intake.Gates`."""
+        found, stored = read_resolution(body), self._register.book.get(gate_id)
+        return None if stored is None else answers.facts_of(await self._resolver.resolve(stored, found, admin))
+
+    # -- what flows tell ---------------------------------------------------------------------------------------------
+
+    def _announce(self, gate: GateRow, waited_s: float) -> None:
+        if gate.run_id is not None:
+            self._announce_event(gate, answers.payload_of(gate, waited_s))
+
+    def observe(self, observer: Callable[[str, str, float], None]) -> None:
+        """`observer(destination, gate, seconds)` hears how long each first word took."""
+        self._common.observe = observer
+
+    def verdicts(self) -> Iterator[tuple[str, str, str, int]]:
+        """(destination, gate, verdict, count) since the start."""
+        for desk in self.desks.values():
+            for (gate, word), count in sorted(desk.counts.items()):
+                yield desk.name, gate, word, count
+
+    def status(self, destination: str) -> dict[str, Any]:
+        """A destination's gates: those under way and on record open, verdicts since the start, and its circuit."""
+        desk = self.desks[destination]
+        counts = dict.fromkeys((word.value for word in Word), 0)
+        for (_, word), count in desk.counts.items():
+            counts[word] += count
+        circuit = {"circuit": "open" if desk.breaker.is_open else "closed", "reason": desk.breaker.reason or None}
+        return {"open": len(self._register.open(destination)), **counts, **circuit}
+
+
+async def _run(flow: Flow) -> None:
+    """From wherever it is to its last word."""
+    try:
+        if flow.gate.step is not Step.PENDING:
+            await flow.ask()
+        if flow.gate.step is Step.PENDING:
+            await following.follow(flow)
+    except Exception:
+        log.exception("%r failed", flow, extra={"action": "defect"})
+        await flow.wrap_up("a defect of agentd ended it")

@@ -1,0 +1,103 @@
+"""The index of the gates on record: what it finds, and what it lets go."""
+
+import pytest
+
+from agentd.gate.book import Book, may_ask_again, owner_of
+from agentd.gating import Word
+from agentd.spool.gaterows import Brief, Step, Stored
+
+DAY_US = 86_400 * 10**6
+
+
+def brief(number, *, key=None, step=Step.FINAL, word=Word.ALLOW, acted=True, uid=1000, decided_us=0, token=-1):
+    return Brief(
+        f"g{number}", "act", "cloud", "", uid, token, key, b"", step, word, acted, number, decided_us or number
+    )
+
+
+def book(*briefs, size=100, **limits):
+    made = Book(limits.pop("max_bytes", 10**6), limits.pop("open_bytes", 10**6), **limits)
+    for number, each in enumerate(briefs):
+        made.put(Stored(number, each, size))
+    return made
+
+
+def ids(stored):
+    return [each.brief.gate_id for each in stored]
+
+
+def test_gates_are_found_by_id_and_by_key():
+    """A key belongs to its owner."""
+    made = book(brief(1, key="k"), brief(2, key="k", uid=1001), brief(3))
+    assert made.get("g3").row == 2
+    assert made.under(1000, "k").brief.gate_id == "g1"
+    assert made.under(1001, "k").brief.gate_id == "g2"
+    assert made.under(1002, "k") is None
+    assert ids(made.newest(lambda _: True)) == ["g3", "g2", "g1"]
+
+
+def test_callers_without_a_uid_are_told_apart_by_their_token():
+    """Over TCP the kernel may not say whose a connection is: then the token is the owner."""
+    assert len({owner_of(-1, 0), owner_of(-1, 1), owner_of(0, -1), owner_of(1, 0)}) == 4
+    assert owner_of(1000, -1) == owner_of(1000, 3)
+
+
+def test_a_change_keeps_its_place():
+    """What is recorded again is counted once, and stays where it was asked."""
+    made = book(brief(1, step=Step.SENDING), brief(2), size=100)
+    made.put(Stored(0, brief(1), 150))
+    assert ids(made.newest(lambda _: True)) == ["g2", "g1"]
+    assert (len(made), made._bytes, made._open_bytes) == (2, 250, 0)
+
+
+def test_what_was_decided_long_ago_is_forgotten():
+    """§4: remembered for `gate.remember` after the verdict; what is open is not old."""
+    made = book(
+        brief(1, key="k", decided_us=DAY_US),
+        brief(2, decided_us=DAY_US),
+        brief(3, step=Step.PENDING, decided_us=DAY_US),
+    )
+    assert made.prune(2 * DAY_US, DAY_US) == []
+    assert made.prune(2 * DAY_US + 1, DAY_US) == [0, 1]
+    assert made.under(1000, "k") is None
+    assert ids(made.newest(lambda _: True)) == ["g3"]
+
+
+@pytest.mark.parametrize(("key", "kept"), [("k", True), (None, False)])
+def test_a_key_whose_answer_was_lost_is_never_forgotten(key, kept):
+    """§4: it stays `unavailable` until somebody resolves it; without a key nobody asks for it again."""
+    made = book(brief(1, key=key, word=Word.UNAVAILABLE))
+    assert bool(made.prune(10 * DAY_US, DAY_US)) is not kept
+
+
+def test_unkeyed_ones_are_bounded_in_number():
+    """The newest so and so many that have their last word; keys and open ones don't count."""
+    made = book(brief(1, key="k"), brief(2), brief(3, step=Step.ASKED), brief(4), brief(5), unkeyed=2)
+    assert made.overflow() == [1]
+    assert ids(made.newest(lambda _: True)) == ["g5", "g4", "g3", "g1"]
+
+
+def test_room_is_made_by_those_that_nobody_asks_for():
+    """A question that fits only if others go makes the oldest go; keyed ones stay, and then there is no room."""
+    made = book(brief(1), brief(2, key="k"), brief(3), max_bytes=300)
+    assert made.room(200)
+    assert made.overflow(200) == [0, 2]
+    assert made.room(200)
+    assert not made.room(201)
+
+
+def test_what_is_under_way_is_bounded():
+    """It is in memory as a whole."""
+    made = book(brief(1, step=Step.SENDING), size=100, open_bytes=150)
+    assert made.room(50)
+    assert not made.room(51)
+
+
+def test_what_may_be_asked_again_under_its_key():
+    """Only what has its last word, and of which certainly nothing was made."""
+    assert may_ask_again(brief(1, word=Word.UNAVAILABLE, acted=False))
+    for other in (
+        brief(1, word=Word.UNAVAILABLE), brief(1, word=Word.DENY, acted=False),
+        brief(1, word=Word.UNAVAILABLE, acted=False, step=Step.SENDING),
+    ):  # fmt: skip
+        assert not may_ask_again(other)
