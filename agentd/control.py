@@ -15,7 +15,7 @@ from agentd.config import Loaded
 from agentd.delivery.courier import Courier
 from agentd.gate.keeper import Keeper
 from agentd.identity import text_of
-from agentd.intake import Peer
+from agentd.intake import Grant, Peer
 from agentd.intake.sink import SpoolSink
 from agentd.metrics import Metrics
 from agentd.outcomes import State
@@ -206,7 +206,7 @@ class DaemonControl:
         state, reason, _ = self._couriers[name].status()
         return reason if state == "ok" else f"{state}: {reason}"
 
-    async def run(self, run_id: str) -> dict[str, Any] | None:
+    async def run(self, run_id: str, *, viewer: Peer, admin: bool, grant: Grant) -> dict[str, Any] | None:
         lane = f"run:{run_id}"
         refs = {ref.destination: ref for ref in self._spool.refs.owners("run", run_id)}
         letters = await self._spool.dead_letters(lambda brief: brief.lane == lane, 0)
@@ -216,8 +216,14 @@ class DaemonControl:
             dead = sum(1 for letter in letters if letter.destination == name)
             queued = await self._spool.count_lane(name, lane)
             if ref is not None or dead or queued:
-                found[name] = _run_at(ref) | {"queued": queued, "dead": dead}
+                named = admin or (ref is not None and self._is_own(ref, viewer, grant))
+                found[name] = _run_at(ref, named=named) | {"queued": queued, "dead": dead}
         return {"run_id": run_id, "destinations": found} if found else None
+
+    def _is_own(self, ref: Ref, viewer: Peer, grant: Grant) -> bool:
+        configured = self._config.destinations.get(ref.destination)
+        agent = ref.agent or (configured.agent_id if configured else None) or ""
+        return ref.uid == viewer.uid and grant.allows_agent(agent) and grant.allows_destination(ref.destination)
 
     async def dead_letters(
         self, *, limit: int, destination: str | None, run: str | None, cause: str | None, viewer: Peer, admin: bool
@@ -234,10 +240,12 @@ class DaemonControl:
         return [_letter(letter, whole=admin or (known and letter.source.uid == viewer.uid)) for letter in letters]
 
 
-def _run_at(ref: Ref | None) -> dict[str, Any]:
+def _run_at(ref: Ref | None, *, named: bool) -> dict[str, Any]:
+    """`named`: with the platform's id, by which things can be had of the platform."""
     if ref is None:  # nothing introduced it here: the platform's own id, or one that is still to come
         return {"platform_id": None, "state": "assumed", "ended": False, "delivered": None}
-    return {"platform_id": ref.platform_id, "state": ref.state, "ended": ref.ended, "delivered": ref.delivered}
+    platform_id = ref.platform_id if named else None
+    return {"platform_id": platform_id, "state": ref.state, "ended": ref.ended, "delivered": ref.delivered}
 
 
 def _letter(letter: Letter, *, whole: bool) -> dict[str, Any]:

@@ -388,6 +388,7 @@ class Daemon:
         deadline = time.monotonic() + drain_s
         for courier in couriers.values():
             courier.flush()
+        keeper.drain()
         gates = asyncio.create_task(self._answer_gates(keeper, deadline), name="last gates")
         await server.aclose(_LAST_ANSWERS_S + (drain_s if keeper.under_way else 0.0))
         await gates
@@ -407,7 +408,7 @@ class Daemon:
             log.warning("%s stay on disk for the next start", rest, extra={"action": "left"})
 
     async def _answer_gates(self, keeper: Keeper, deadline: float) -> None:
-        """Let gates that somebody waits for come to an end, then write down what is certain of the others."""
+        """Let gates that are under way come to an end, then write down what is certain of the others."""
         while keeper.under_way and time.monotonic() < deadline and not self._hurry.is_set():
             await asyncio.sleep(_POLL_S)
         await keeper.close()

@@ -61,9 +61,14 @@ class Traits(Struct, frozen=True):
     introduces: str  # the kind of reference that it makes: action, decision, intent, run, question
     id_field: str  # the field of `request` in which a client may name that itself: action_id; it is not sent
     repeat: bool = False  # the same bytes under the same key act once: may be sent again after a lost answer
-    asker_field: str = "agent_id"  # the field of `request` that may name the agent which asks; empty where it names another
+    asker_field: str = (
+        "agent_id"  # the field of `request` that may name the agent which asks; empty where it names another
+    )
     fails_open: bool = True  # whether fail_mode = "open" covers it
     deadline_s: float = 5.0
+    # How long the platform may take for its first word (a long poll takes minutes), whatever the deadline: who asked hears
+    # `pending` when that is over, and what comes later is recorded. None: the first word comes within the deadline or is lost.
+    answer_s: float | None = None
     poll_s: float = 0.0  # how often a pending decision is asked for; 0: it can't be followed
     poll_timeout_s: float = 10.0  # how long one such asking may take (a long poll takes minutes)
 

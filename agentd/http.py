@@ -1,7 +1,7 @@
 """The one way out: an aiohttp session per daemon, told to do nothing on its own.
 
 No redirects (a 301 would turn a POST into a GET and report success: silent loss), no retries, no cookies, a bounded read of
-each answer, and every failure of the network as `Lost` with the one fact that matters: was anything sent?
+each answer, the key taken out of what comes back, and every failure of the network as `Lost` with the one fact that matters: was anything sent?
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from yarl import URL
 from agentd import __version__
 from agentd.errors import AgentdError
 from agentd.exchange import ANSWER_BYTES, Lost, Request, Response
+from agentd.withheld import Withheld
 
 _CONNECT_S = 5.0
 # of the whole time: where it is short, what hangs in connecting ends as "no connection", and not as an answer that was lost
@@ -63,14 +64,15 @@ class Http:
         """Send and read at most `limit` bytes of the answer."""
         connect_s = min(_CONNECT_S, timeout_s * _CONNECT_SHARE)
         timeout = aiohttp.ClientTimeout(total=timeout_s, connect=connect_s, sock_connect=connect_s)
+        withheld = Withheld(headers)
         try:
             async with self._request(base_url, request, headers, timeout) as answer:
-                body = await _read(answer, limit)
-                return Response(answer.status, {n.lower(): _text(v) for n, v in answer.headers.items()}, body)
+                body = withheld.data(await _read(answer, limit))
+                return Response(answer.status, _headers(answer, withheld), body)
         except _UNSENT as error:
-            return Lost(_name(error), sent=False)
+            return Lost(withheld.text(_name(error)), sent=False)
         except _FAILED as error:
-            return Lost(_name(error), sent=True)
+            return Lost(withheld.text(_name(error)), sent=True)
 
     @contextlib.asynccontextmanager
     async def open(
@@ -82,12 +84,14 @@ class Http:
         timeout = aiohttp.ClientTimeout(total=total, connect=connect_s, sock_connect=connect_s, sock_read=silence)
         async with contextlib.AsyncExitStack() as stack:
             found: Opened | Lost
+            withheld = Withheld(headers)
             try:
-                found = Opened(await stack.enter_async_context(self._request(base_url, request, headers, timeout)))
+                answer = await stack.enter_async_context(self._request(base_url, request, headers, timeout))
+                found = Opened(answer, withheld)
             except _UNSENT as error:
-                found = Lost(_name(error), sent=False)
+                found = Lost(withheld.text(_name(error)), sent=False)
             except _FAILED as error:
-                found = Lost(_name(error), sent=True)
+                found = Lost(withheld.text(_name(error)), sent=True)
             yield found
 
     def _request(
@@ -107,18 +111,26 @@ class Http:
 class Opened:
     """An answer whose body is still to be read."""
 
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+    def __init__(self, answer: aiohttp.ClientResponse, withheld: Withheld) -> None:
         self._answer = answer
+        self._withheld = withheld
         self.status = answer.status
-        self.headers = {name.lower(): _text(value) for name, value in answer.headers.items()}
+        self.headers = _headers(answer, withheld)
 
     async def parts(self) -> AsyncIterator[bytes]:
         """The body as it comes, unpacked. Raises Broken when it does not come to its end."""
+        held = b""  # may be the beginning of the key
         try:
             async for part in self._answer.content.iter_any():
-                yield part
+                data = self._withheld.data(held + part)
+                size = len(data) - self._withheld.begun(data)
+                held = data[size:]
+                if size:
+                    yield data[:size]
         except _FAILED as error:
-            raise Broken(_name(error)) from error
+            raise Broken(self._withheld.text(_name(error))) from error
+        if held:
+            yield held
 
 
 class Broken(AgentdError):  # noqa: N818 - what became of an answer
@@ -132,6 +144,11 @@ async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
         parts.append(part)
         left -= len(part)
     return b"".join(parts)
+
+
+def _headers(answer: aiohttp.ClientResponse, withheld: Withheld) -> dict[str, str]:
+    """Names in lower case."""
+    return {name.lower(): withheld.text(_text(value)) for name, value in answer.headers.items()}
 
 
 def _name(error: BaseException) -> str:

@@ -163,6 +163,10 @@ class StandIn(Protocol):
 class Streaming(Protocol):
     """A stand-in some of whose doors stream."""
 
+    def streams(self, called: Called) -> bool:
+        """Whether the call asks for an event stream."""
+        ...
+
     def whole(self, answer: Response) -> Response | Lost:
         """What an event stream that came to its end would have been in one piece, for the gate to rule on.
 

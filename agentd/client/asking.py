@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 DECISION_TIMEOUT_S = 60.0  # as long as ASCEND's own SDK waits for a decision
 HUMAN_TIMEOUT_S = 3600.0  # as long as AgentOS's own SDK waits for a person
+# More than the person is given: then the platform says that nobody replied (408), which would come too late at the same moment.
+_LAST_WORD_S = 5.0
+_MAX_DEADLINE_S = 86_400.0  # the daemon takes no longer one
 _OPTIONS = frozenset({"to", "key", "agent_id", "run_id", "span_id", "deadline"})
 V = TypeVar("V")  # a verdict, or something to await for it
 S = TypeVar("S")  # a text, likewise
@@ -175,7 +178,7 @@ class Gates(Questions, Generic[V, S]):
         was cancelled or could not be asked.
         """
         asked = {"prompt": prompt, "context": context, "timeout_seconds": max(1, round(timeout))}
-        steps = self._asking_fields("human_input", asked, {**asking, "deadline": timeout})
+        steps = self._asking_fields("human_input", asked, {**asking, "deadline": _human_deadline_s(timeout)})
         return self._text(_then(steps, lambda verdict: input_of(verdict, timeout)))
 
     def wait_for_decision(self, verdict: Verdict | str, timeout: float = DECISION_TIMEOUT_S) -> V:
@@ -186,6 +189,11 @@ class Gates(Questions, Generic[V, S]):
     def wait(self, gate_id: str, timeout: float = DECISION_TIMEOUT_S) -> V:
         """How a gate stands, at the latest after `timeout` seconds, sooner if its last word comes. Never raises for time."""
         return self._verdict(wait_as(gate_id, timeout, self._why_disabled))
+
+
+def _human_deadline_s(timeout: float) -> float:
+    """What can't be meant stays as it is, to be refused."""
+    return min(timeout + _LAST_WORD_S, max(timeout, _MAX_DEADLINE_S)) if timeout > 0 else timeout
 
 
 T = TypeVar("T")

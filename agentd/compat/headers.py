@@ -19,6 +19,10 @@ def outgoing(sent: Mapping[str, str], own: Mapping[str, str], more: Collection[s
     caller's idempotency key is what the platform knows a repeat by. Those that carry keys never pass, whoever lists them.
     """
     common = {name: sent[name] for name in _OUT if name in sent}
+    if (
+        "content-type" in common
+    ):  # JSON is what was checked: a platform must not read a form, or another charset, out of it
+        common["content-type"] = "application/json"
     theirs = {name: sent[name] for name in sorted(set(more) - _KEYS) if name in sent}
     return common | {name.lower(): value for name, value in own.items() if value} | theirs
 

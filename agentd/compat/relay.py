@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 from aiohttp import web
+from msgspec import Struct
 
 from agentd.compat.headers import outgoing, returning
 from agentd.compat.names import Asker, Refused
@@ -19,7 +20,7 @@ from agentd.compat.stands import Stand
 from agentd.compat.unheard import Connection, Unheard
 from agentd.errors import SpoolFull
 from agentd.exchange import Lost, Request, Response
-from agentd.gate.keeper import Keeper
+from agentd.gate.keeper import Keeper, Passed
 from agentd.http import Broken, Http, Opened
 from agentd.intake import GateRefusal
 from agentd.standin import Called, Streaming, Why
@@ -35,7 +36,7 @@ class Relay:
     def __init__(self, keeper: Keeper, http: Http) -> None:
         self._keeper = keeper
         self._http = http
-        self._unheard: Unheard[tuple[Response | Lost | None, str, _Line | None]] = Unheard()
+        self._unheard: Unheard[_Heard] = Unheard()
 
     async def ask(
         self, incoming: web.Request, stand: Stand, called: Called, asker: Asker, gate: str
@@ -46,32 +47,48 @@ class Relay:
         named = stand.names.agent(asked.agent)
         agent = known.agent if known is not None and not named else asker.grant.agent_for(named)
         named_s = max(stand.reference_wait_s, _RUN_WAIT_S) if called.door.limit_s is None else stand.reference_wait_s
+        sent = _digest(incoming, stand, called, asker)
         called = await stand.names.translate(called, asker, named_s, Why.UNREACHABLE)
         line = _Line(self._http, stand, called, incoming)
         request = request_of(called)
 
-        async def question() -> tuple[Response | Lost | None, str, _Line | None]:
+        async def question() -> _Heard:
             wait_s = stand.wait_s(called.door)
             named = msgspec.structs.replace(asked, agent=agent)
             passed = await self._keeper.pass_on(
-                stand.name, gate, named, request, asker.peer, deadline_s=wait_s, way=line
+                stand.name, gate, named, request, asker.peer, deadline_s=wait_s, way=line, owed=sent
             )
-            return passed.answer, str(passed.verdict["reason"]), line if line.begun is not None else None
+            return _Heard(passed, line if line.begun is not None else None)
 
-        key = (asker.peer.uid, asker.peer.token, stand.name, request.path, hashlib.sha256(request.body).digest())
+        caller = Connection(incoming)
         try:
-            answer, reason, used = await self._unheard.ask(key, Connection(incoming), question)
+            heard = await self._unheard.ask(sent, caller, question)
         except GateRefusal as refusal:
             raise _refused(refusal) from None
         except SpoolFull:
             raise Refused(Why.SPOOL_FULL, "too many questions are open; nothing was sent") from None
-        if used is None or used.begun is None:
-            return _answer(answer, reason)
-        if used is not line:
+        if not caller.missed and (heard.line is None or heard.line.ended):
+            self._keeper.told(heard.passed.gate)
+        if heard.line is None or heard.line.begun is None:
+            return _answer(heard.passed, stand, called)
+        if heard.line is not line:
             raise Refused(Why.OUTCOME_UNKNOWN, "it is under way already, and its stream went to a caller who hung up")
         if not line.ended:
             cut_off(incoming)
-        return used.begun
+        return heard.line.begun
+
+
+class _Heard(Struct, frozen=True):
+    """What came of a question; `line` is its way out where that has streamed to an SDK."""
+
+    passed: Passed
+    line: _Line | None
+
+
+def _digest(incoming: web.Request, stand: Stand, called: Called, asker: Asker) -> bytes:
+    """What two calls share where one may be the repeat of the other: caller, destination, target and bytes."""
+    caller = f"{asker.peer.uid} {asker.peer.token} {stand.name} {incoming.method} {incoming.raw_path}\n"
+    return hashlib.sha256(caller.encode(errors="surrogateescape") + called.body).digest()
 
 
 def _refused(refusal: GateRefusal) -> Refused:
@@ -80,11 +97,15 @@ def _refused(refusal: GateRefusal) -> Refused:
     return Refused(Why.NOT_FOUND if refusal.code == "foreign_reference" else Why.MALFORMED, str(refusal))
 
 
-def _answer(answer: Response | Lost | None, reason: str) -> web.Response:
+def _answer(passed: Passed, stand: Stand, called: Called) -> web.Response:
+    answer, reason = passed.answer, passed.reason
     if answer is None:
         raise Refused(Why.UNREACHABLE, reason if reason.endswith(_UNSENT) else f"{reason}; {_UNSENT}")
     if isinstance(answer, Lost):
         raise unanswered(answer, unsafe=True)
+    if passed.from_record and isinstance(stand.stand_in, Streaming) and stand.stand_in.streams(called):
+        text = f"it was asked before a restart, and its answer can't be streamed: `agentd gates show {passed.gate.gate_id}`"
+        raise Refused(Why.OUTCOME_UNKNOWN, text)
     check_redirect(answer.status, answer.headers)
     return web.Response(status=answer.status, body=answer.body or None, headers=returning(answer.headers))
 

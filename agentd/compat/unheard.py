@@ -16,9 +16,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from aiohttp import web
 
 from agentd.errors import SpoolFull
+from agentd.gate.owed import KEPT_S
 from agentd.intake.protocol import HttpProtocol
 
-_KEPT_S = 600.0
 # Most answers have some KiB. Above it answers are dropped that were probably read, and if there are none new questions are
 # turned away: an owed answer is never dropped.
 _MAX_OPEN = 512
@@ -82,7 +82,7 @@ class Unheard(Generic[T]):
             raise SpoolFull
         task = asyncio.create_task(ask(), name="sdk gate")
         task.add_done_callback(_look_at)
-        question = _Question(task, caller, self._clock() + _KEPT_S)
+        question = _Question(task, caller, self._clock() + KEPT_S)
         self._open.setdefault(key, []).append(question)
         return question
 

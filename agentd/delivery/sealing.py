@@ -97,7 +97,9 @@ class Sealer:
     def _check_owner(self, needed: Reference, entries: Sequence[Entry]) -> None:
         """What came after the introducer was checked at admission; what came before could not be. Raises Planted."""
         ref = self._outbox.reference(needed.kind, needed.local_id)
-        for index, entry in enumerate(entries) if ref is not None else ():
+        if ref is None:
+            return
+        for index, entry in enumerate(entries):
             if entry.number < ref.number and is_anothers(ref, entry.source):
                 raise Planted(ref, index)
 

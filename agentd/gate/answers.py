@@ -14,9 +14,11 @@ from agentd.units import rfc3339
 def verdict_of(gate: GateRow, trouble: str = "", *, repeated: bool = False) -> dict[str, Any]:
     """What an agent hears. `trouble`: why what is on record is not the whole truth, so that nobody may act upon it."""
     word, reason, final = gate.word, gate.reason, gate.step is Step.FINAL
-    if trouble or gate.step in (Step.ASKED, Step.SENDING):
+    if trouble or not (final or gate.may_be_left):
         word, final = Word.UNAVAILABLE, False
         reason = trouble or _UNDER_WAY[gate.step]
+    elif gate.step is Step.SENDING:
+        reason = "no answer so far; the question may have reached the platform, whose answer is waited for"
     shown: dict[str, Any] = {
         "gate_id": gate.gate_id,
         "gate": gate.gate,

@@ -7,12 +7,17 @@ until somebody says what became of it: that is the one whose repeat would act tw
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from agentd.gating import Word
 from agentd.spool.gaterows import Brief, GateRow, Step, Stored, brief_of
 
 UNKEYED = 10_000
+UNDER_WAY = 4096  # gates at once, each with a connection of its own to the platform
+_SHARE = (
+    0.75  # of what there is for gates: more than this is nobody's alone, or one agent could take everybody's gates away
+)
 _COLUMNS = 512  # bytes of a row beside request and response, generously
 
 
@@ -39,15 +44,20 @@ def is_unresolved(brief: Brief) -> bool:
 class Book:
     """See the module. `max_bytes` bounds all rows, `open_bytes` those that are under way and so in memory as a whole."""
 
-    def __init__(self, max_bytes: int, open_bytes: int, unkeyed: int = UNKEYED) -> None:
+    def __init__(self, max_bytes: int, open_bytes: int, unkeyed: int = UNKEYED, *, under_way: int = UNDER_WAY) -> None:
         self._max_bytes = max_bytes
         self._max_open_bytes = open_bytes
         self._max_unkeyed = unkeyed
+        self._max_open = under_way
         self._gates: dict[str, Stored] = {}  # in the order of asking
         self._keys: dict[tuple[int, str], Stored] = {}
         self._unkeyed: dict[str, None] = {}  # that have their last word, the oldest first
         self._bytes = 0
         self._open_bytes = 0
+        # by owner: gates that have no last word, their bytes, and the bytes of all that can't be let go for others
+        self._open: Counter[int] = Counter()
+        self._open_bytes_of: Counter[int] = Counter()
+        self._kept_bytes_of: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return len(self._gates)
@@ -65,9 +75,18 @@ class Book:
     def newest(self, wanted: Callable[[Brief], bool]) -> Iterator[Stored]:
         return (stored for stored in reversed(self._gates.values()) if wanted(stored.brief))
 
-    def room(self, size: int) -> bool:
-        """Whether a question of this size may be taken. What nobody asks for by name makes room: see `overflow`."""
-        if self._open_bytes + size > self._max_open_bytes:
+    def room(self, size: int, owner: int | None = None) -> bool:
+        """Whether a question of this size may be taken. What nobody asks for by name makes room: see `overflow`.
+
+        No `owner` has more than three quarters of what there is.
+        """
+        if self._open_bytes + size > self._max_open_bytes or self._open.total() >= self._max_open:
+            return False
+        if owner is not None and (
+            self._open[owner] >= self._max_open * _SHARE
+            or self._open_bytes_of[owner] + size > self._max_open_bytes * _SHARE
+            or self._kept_bytes_of[owner] + size > self._max_bytes * _SHARE
+        ):
             return False
         excess = self._bytes + size - self._max_bytes
         return excess <= 0 or sum(self._gates[gate_id].size for gate_id in self._unkeyed) >= excess
@@ -78,9 +97,8 @@ class Book:
         self.remove(brief.gate_id, keep_place=True)
         self._gates[brief.gate_id] = stored
         self._bytes += stored.size
-        if brief.step is not Step.FINAL:
-            self._open_bytes += stored.size
-        elif brief.key is None:
+        self._count(stored, 1)
+        if brief.step is Step.FINAL and brief.key is None:
             self._unkeyed[brief.gate_id] = None
         if brief.key is not None:
             self._keys[owner_of(brief.uid, brief.token), brief.key] = stored
@@ -95,12 +113,22 @@ class Book:
         if stored is None:
             return
         self._bytes -= stored.size
-        self._open_bytes -= 0 if stored.brief.step is Step.FINAL else stored.size
+        self._count(stored, -1)
         self._unkeyed.pop(gate_id, None)
         if stored.brief.key is not None:
             self._keys.pop((owner_of(stored.brief.uid, stored.brief.token), stored.brief.key), None)
         if not keep_place:
             del self._gates[gate_id]
+
+    def _count(self, stored: Stored, sign: int) -> None:
+        brief = stored.brief
+        owner, is_open = owner_of(brief.uid, brief.token), brief.step is not Step.FINAL
+        if is_open:
+            self._open_bytes += sign * stored.size
+            self._open[owner] += sign
+            self._open_bytes_of[owner] += sign * stored.size
+        if is_open or brief.key is not None:
+            self._kept_bytes_of[owner] += sign * stored.size
 
     def overflow(self, size: int = 0) -> list[int]:
         """Let the oldest go that nobody asks for by name, until `size` more bytes fit; their rows."""

@@ -104,3 +104,4 @@ class Common(Struct):
     observe: Callable[[str, str, float], None] = lambda _destination, _gate, _seconds: (
         None
     )  # destination, gate, seconds until its first word
+    draining: bool = False  # agentd is stopping

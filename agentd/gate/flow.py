@@ -90,8 +90,9 @@ class Flow:
         return self.common.clock() - self._begun
 
     @property
-    def is_awaited(self) -> bool:
-        return bool(self._waiting)
+    def is_under_way(self) -> bool:
+        """Whether its end is near: the question is out, or somebody waits for it to go."""
+        return bool(self._waiting) or (self.gate.step is Step.SENDING and not self.trouble)
 
     @property
     def is_final(self) -> bool:
@@ -103,14 +104,21 @@ class Flow:
             await self._change()
 
     async def last_word(self) -> None:
-        """Return when nothing more will come of itself. While somebody waits here a pending gate is asked after often."""
+        """Return when nothing more will come of itself. While somebody waits here a pending gate is asked after often.
+
+        When agentd is stopping nobody waits for what is pending: the next start follows it.
+        """
         self.watchers += 1
         self.looked_for.set()
         try:
-            while not (self.gate.step is Step.FINAL or self.trouble or self.stuck):
+            while not (self.gate.step is Step.FINAL or self.trouble or self.stuck or self._is_left_to_the_next_start):
                 await self._change()
         finally:
             self.watchers -= 1
+
+    @property
+    def _is_left_to_the_next_start(self) -> bool:
+        return self.common.draining and self.gate.step is Step.PENDING
 
     async def _change(self) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -154,7 +162,8 @@ class Flow:
         if isinstance(self.adapter, Guarded):
             await self._read_guard(self.adapter)
         self._check_circuit()
-        await self._save(msgspec.structs.replace(self.gate, step=Step.SENDING), [*steps, Step.SENDING])
+        word = Word.PENDING if self.sender.goes_on else self.gate.word
+        await self._save(msgspec.structs.replace(self.gate, step=Step.SENDING, word=word), [*steps, Step.SENDING])
         return await self.sender.send(request)
 
     def _check_circuit(self) -> None:
@@ -234,7 +243,8 @@ class Flow:
         ruling, now_us = outcome.ruling, self.common.now_us()
         may = leave(ruling, outcome.withheld, self.adapter.traits, open_mode=self.desk.open_mode)
         gate = decided(self.gate, ruling, now_us, proceed=may.proceed, fail_open=may.fail_open)
-        gate.response = outcome.response or gate.response
+        if outcome.response:
+            gate.response, gate.status = outcome.response, outcome.status
         gate.tries += outcome.tries
         await self.settle(gate)
 
@@ -283,7 +293,7 @@ class Flow:
 
     def announce_pending(self) -> None:
         """The agent goes without the platform's decision."""
-        if self.gate.step is Step.PENDING:
+        if self.gate.may_be_left:
             self._announce(self.gate)
 
     def _announce(self, gate: GateRow, *, again: bool = False) -> None:
@@ -307,6 +317,16 @@ class Flow:
         self.gate, self.on_disk, self.trouble = gate, True, ""
         self.common.recorded(gate)
         self.tell()
+
+    def told(self) -> None:
+        """An SDK has been answered; what it was owed is paid (see `GateRow.owed`)."""
+        if self._saving is not None and not self._saving.done():
+            self._saving.add_done_callback(lambda _done: self.told())
+        elif self.gate.owed and self.on_disk and not self.trouble and self.task is not None and not self.task.done():
+            self.gate.owed = b""  # here at once: what is recorded next comes from this row
+            gate = msgspec.structs.replace(self.gate)
+            self._saving = self.common.shelf.save(gate, [])
+            self._saving.add_done_callback(lambda done: self._saved(done, gate))
 
     async def wrap_up(self, why: str) -> None:
         """The task has ended before its last word: say what is certain. What is pending stays so."""

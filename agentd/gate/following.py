@@ -14,7 +14,7 @@ import msgspec
 
 from agentd.exchange import Attempt, Request, Unencodable
 from agentd.gate.flow import Flow
-from agentd.gate.sending import Outcome, json_of
+from agentd.gate.sending import Outcome, json_of, status_of
 from agentd.gating import Ruling, Word
 from agentd.spool.gaterows import Step
 from agentd.units import format_duration
@@ -98,7 +98,8 @@ async def _poll(flow: Flow, request: Request) -> Ruling:
         return Ruling(Word.PENDING, repr(error), final=False)
     if ruling.final:
         # it was made, whatever else is said of it: under its key it is not asked again
-        await flow.conclude(Outcome(msgspec.structs.replace(ruling, acted=True), response=json_of(answer)))
+        final = msgspec.structs.replace(ruling, acted=True)
+        await flow.conclude(Outcome(final, response=json_of(answer), status=status_of(answer)))
     elif ruling.word is not flow.gate.word or ruling.platform_id not in (None, flow.gate.platform_id):
         await flow.conclude(Outcome(ruling))
     return ruling

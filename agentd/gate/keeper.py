@@ -30,6 +30,7 @@ from agentd.gate.asking import Asking, read_asking, read_resolution
 from agentd.gate.book import may_ask_again, owner_of
 from agentd.gate.desk import Common, Desk, Shelf, Way
 from agentd.gate.flow import Flow, decided, unfinished
+from agentd.gate.owed import Owed, answer_of
 from agentd.gate.reception import Reception
 from agentd.gate.register import Register, is_own
 from agentd.gate.resolving import Resolver
@@ -37,13 +38,14 @@ from agentd.gating import Ruling, Word
 from agentd.identity import Uuid7
 from agentd.intake import GateRefusal, Grant, Peer
 from agentd.intake.admit import Limits
-from agentd.spool.gaterows import GateRow, Step, Stored
+from agentd.spool.gaterows import GateRow, Step, Stored, brief_of
 from agentd.standin import Asked
 
 log = logging.getLogger("agentd.gate")
 
 _GRACE_S = 1.0  # for the commit of a verdict that came with the deadline
 _PRUNE_EVERY_US = 30 * 10**6
+_EVERYTHING = Grant()
 _RELAY_S = 30.0  # the least that a gate gets whose SDK has a time limit of its own
 
 
@@ -56,6 +58,11 @@ class Passed(Struct, frozen=True):
     answer: Response | Lost | None
     gate: GateRow
     verdict: dict[str, Any]
+
+    @property
+    def from_record(self) -> bool:
+        """Whether it was asked before the start, and nothing went out now."""
+        return "repeated" in self.verdict
 
     @property
     def reason(self) -> str:
@@ -97,6 +104,7 @@ class Keeper:
             shelf, clock, now_us, lambda: ageing.now_us(now_us(), clock()), share, reference_wait_s, follow_s,
             register.recorded, register.forgotten, self._announce,
         )  # fmt: skip
+        self._owed = Owed()
         self._resolver = Resolver(register, self._common, self._begin)
         self._pruned_us = 0
         self._closed = False
@@ -112,6 +120,7 @@ class Keeper:
             self._register.book.put(stored)
         for stored in self._register.open():
             await self._take_over(stored)
+        self._owed.load(self._register.book)
         strays = self._shelf.bury_strays([stored.brief.gate_id for stored in self._register.open()])
         if strays:
             log.error("%d names of gates that are not on record any more", strays, extra={"action": "gates_lost"})
@@ -159,8 +168,14 @@ class Keeper:
 
     @property
     def under_way(self) -> int:
-        """Gates that somebody waits for."""
-        return sum(flow.is_awaited for flow in self._register.flows.values())
+        """Gates whose end is worth waiting for."""
+        return sum(flow.is_under_way for flow in self._register.flows.values())
+
+    def drain(self) -> None:
+        """Agentd is stopping: who waits for what is pending, now or from now on, hears that it is."""
+        self._common.draining = True
+        for flow in self._register.flows.values():
+            flow.tell()
 
     async def close(self) -> None:
         """End what is under way with what is certain of it, and let everybody who waits know. Takes no more questions."""
@@ -223,7 +238,8 @@ class Keeper:
         flow = Flow(gate, desk, self._common, relayed, way)
         flow.before = before
         size = len(gate.request)
-        if self._shelf.full or not self._register.book.room(size):
+        owner = owner_of(gate.source.uid, gate.token)
+        if self._shelf.full or not self._register.book.room(size, owner):
             what = "the disk is full" if self._shelf.full else "the gates on record have no more room"
             flow.refuse(f"the question could not be recorded ({what}), so it was not sent")
             return flow
@@ -235,7 +251,7 @@ class Keeper:
     async def _answer(self, flow: Flow, until: float, *, repeated: bool) -> dict[str, Any]:
         """What is on record by then. A verdict that is just being written is waited for a little longer."""
         await self._wait(flow.last_word(), until)
-        if flow.gate.step in (Step.ASKED, Step.SENDING):
+        if flow.gate.step in (Step.ASKED, Step.SENDING) and not flow.gate.may_be_left:
             await self._wait(flow.heard(), until + _GRACE_S)
         if not flow.trouble:
             flow.announce_pending()
@@ -256,18 +272,23 @@ class Keeper:
         *,
         deadline_s: float | None = None,
         way: Way | None = None,
+        owed: bytes = b"",
     ) -> Passed:
         """The same record around an SDK's own request, which goes out as it is and never twice; returns its first word.
 
         A callable makes the request once the run is known, so that it may name the platform's ids. `way` is the way out for
-        this one request (None: the destination's own). Raises GateRefusal (422, 503), KeyError for a gate that the
-        destination does not have.
+        this one request (None: the destination's own). `owed` is the digest of what the SDK sent: what was sent before the
+        start and is owed an answer is not sent again. Raises GateRefusal (422, 503), KeyError for a gate that the destination
+        does not have.
         """
         if self._closed:
             raise GateRefusal(503, "draining", "agentd is stopping")
         desk = self.desks[destination]
         traits = desk.gates[gate_name].traits
         wait_s = max(traits.deadline_s, traits.poll_timeout_s, _RELAY_S) if deadline_s is None else deadline_s
+        before = self._owed.take(owed, self._common.ageing_us()) if owed else None
+        if before is not None:
+            return await self._pass_again(before, wait_s)
         asking = Asking(
             gate=gate_name,
             request=msgspec.Raw(msgspec.json.encode(asked.request)),
@@ -276,7 +297,7 @@ class Keeper:
         )
         self._reception.check_run(desk, asked.run_id, asked.agent, peer)
         gate = self._reception.gate(asking, desk, asked.agent, peer, origin="sdk")
-        gate.relayed = True
+        gate.relayed, gate.owed = True, owed
         flow = self._put_on_record(gate, desk, None, request if callable(request) else lambda _context: request, way)
         if way is None:
             await self._wait(flow.heard(), flow.deadline + _GRACE_S)
@@ -289,12 +310,44 @@ class Keeper:
         sent = flow.sender.answer is not None or flow.gate.step is Step.SENDING
         return Passed(Lost(verdict["reason"], sent=True) if sent else None, flow.gate, verdict)
 
+    async def _pass_again(self, before: Stored, wait_s: float) -> Passed:
+        """What the record has of an SDK's question from before the start; what is pending there is asked after."""
+        gate_id = before.brief.gate_id
+        flow = self._register.flow(gate_id)
+        if flow is not None:
+            await self._wait(flow.last_word(), self._clock() + wait_s)
+        gate = flow.gate if flow is not None else await self._register.load(self._register.book.get(gate_id) or before)
+        trouble = "" if flow is None else flow.trouble
+        log.info(
+            "%s gate %s: asked again after a restart, answered from the record", gate.gate, gate_id,
+            extra={"action": "gate_repeated", "destination": gate.destination},
+        )  # fmt: skip
+        answer = Lost(trouble, sent=True) if trouble else answer_of(gate)
+        return Passed(answer, gate, answers.verdict_of(gate, trouble, repeated=True))
+
+    def told(self, gate: GateRow) -> None:
+        """An SDK has its answer: the same bytes are another question from now on, also after the next start."""
+        flow, stored = self._register.flow(gate.gate_id), self._register.book.get(gate.gate_id)
+        if flow is not None:
+            flow.told()
+            return
+        is_as_heard = stored is not None and stored.brief == brief_of(gate) and not self._resolver.is_at(gate.gate_id)
+        if gate.owed and is_as_heard:
+            paid = msgspec.structs.replace(gate, owed=b"")
+            self._shelf.save(paid, []).add_done_callback(lambda done: self._paid(done, paid))
+
+    def _paid(self, done: asyncio.Future[None], gate: GateRow) -> None:
+        if not (done.cancelled() or done.exception()):  # where there was no room it stays owed
+            self._register.recorded(gate)
+
     # -- looking -----------------------------------------------------------------------------------------------------
 
-    async def look(self, gate_id: str, wait_s: float, viewer: Peer, *, admin: bool) -> dict[str, Any] | None:
+    async def look(
+        self, gate_id: str, wait_s: float, viewer: Peer, *, admin: bool, grant: Grant = _EVERYTHING
+    ) -> dict[str, Any] | None:
         """See `agentd.intake.Gates`."""
         stored = self._register.book.get(gate_id)
-        if stored is None or not (admin or is_own(stored, viewer)):
+        if stored is None or not (admin or (is_own(stored, viewer) and self._is_within(stored, grant))):
             return None
         flow = self._register.flow(gate_id)
         if flow is not None and wait_s > 0:
@@ -303,11 +356,20 @@ class Keeper:
         seen = await self._register.see(stored)
         return None if seen is None else answers.facts_of(*seen)
 
-    async def listing(self, state: str, limit: int, viewer: Peer, *, admin: bool) -> list[dict[str, Any]]:
+    async def listing(
+        self, state: str, limit: int, viewer: Peer, *, admin: bool, grant: Grant = _EVERYTHING
+    ) -> list[dict[str, Any]]:
         """See `agentd.intake.Gates`."""
-        found = list(itertools.islice(self._register.own(state, viewer, admin=admin), limit))
+        own = self._register.own(state, viewer, admin=admin)
+        found = list(itertools.islice((stored for stored in own if admin or self._is_within(stored, grant)), limit))
         seen = [await self._register.see(stored) for stored in found]
         return [answers.facts_of(*each) for each in seen if each is not None]
+
+    def _is_within(self, stored: Stored, grant: Grant) -> bool:
+        """Whether it is of an agent and a destination that the grant covers: a uid may hold several tokens."""
+        desk = self.desks.get(stored.brief.destination)
+        agent = stored.brief.agent or (desk.default_agent if desk is not None else "")
+        return grant.allows_agent(agent) and grant.allows_destination(stored.brief.destination)
 
     async def resolve(self, gate_id: str, body: bytes, admin: Peer) -> dict[str, Any] | None:
         """See `agentd.intake.Gates`."""

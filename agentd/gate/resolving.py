@@ -24,6 +24,10 @@ class Resolver:
         self._resume = resume
         self._under_way: dict[str, asyncio.Future[None]] = {}
 
+    def is_at(self, gate_id: str) -> bool:
+        """Whether somebody is resolving the gate."""
+        return gate_id in self._under_way
+
     async def quiet(self, gate_id: str) -> bool:
         """Return when nobody resolves the gate any more; True if somebody did, so that it may be another one now."""
         under_way = self._under_way.get(gate_id)
@@ -60,7 +64,7 @@ class Resolver:
         if flow is None:
             return _unless_settled(await self._register.load(stored))
         if flow.gate.step is not Step.PENDING or flow.task is None:
-            raise GateRefusal(409, "under_way", "its question is under way; try again when its deadline is over")
+            raise GateRefusal(409, "under_way", "its question is under way; try again when it is answered or given up")
         flow.task.cancel()
         await asyncio.gather(flow.task, return_exceptions=True)
         if flow.is_final:

@@ -29,6 +29,7 @@ class Outcome(Struct, frozen=True):
     ruling: Ruling
     withheld: Withheld = Withheld.NOT
     response: bytes = b""
+    status: int = 0  # of the answer whose body `response` is
     tries: int = 0
 
 
@@ -72,6 +73,11 @@ class Sender:
     def __repr__(self) -> str:
         return f"<Sender of {self.question.gate} {self.question.gate_id} at {self.desk.name}>"
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the answer is waited for when the deadline is over. An SDK that asks itself has a time limit of its own."""
+        return self.adapter.traits.answer_s is not None and not self._relays
+
     def left_s(self) -> float:
         """What is left of the deadline."""
         return self.deadline - self.common.clock()
@@ -94,7 +100,8 @@ class Sender:
             raise
         now = self.common.clock()
         # an agent in a hurry that gave it less time than the gate's own deadline has learned nothing about the platform
-        hurried = now - begun >= timeout_s and timeout_s < self.adapter.traits.deadline_s
+        traits = self.adapter.traits
+        hurried = now - begun >= timeout_s and timeout_s < (traits.answer_s or traits.deadline_s)
         if breaker.end(passed, now, self.common.share(), answer, hurried=hurried):
             log.warning(
                 "%s: circuit open: %s", self.desk.name, breaker.reason,
@@ -117,7 +124,7 @@ class Sender:
         while True:
             try:
                 self.left = True
-                self.answer = answer = await self.exchange(request, self.left_s(), self._way, self._key)
+                self.answer = answer = await self.exchange(request, self._wait_s(), self._way, self._key)
             except Unsent:
                 self.left = maybe_taken
                 if outcome is None:
@@ -128,11 +135,16 @@ class Sender:
             reached = reached or isinstance(answer, Response) or answer.sent
             maybe_taken = maybe_taken or (ruling.word is Word.UNAVAILABLE and ruling.acted)
             withheld = Withheld.NOT if reached else Withheld.NO_CONNECTION
-            outcome = Outcome(ruling, withheld, json_of(answer), tries)
+            outcome = Outcome(ruling, withheld, json_of(answer), status_of(answer), tries)
             wait_s = self._rest_s(ruling, answer, tries)
             if wait_s is None:
                 return outcome
             await asyncio.sleep(wait_s)
+
+    def _wait_s(self) -> float:
+        """How long to wait for the answer. It begins within the deadline, and need not end there."""
+        left_s = self.left_s()
+        return self.adapter.traits.answer_s or left_s if self.goes_on and left_s > 0 else left_s
 
     def _ruling(self, answer: Response | Lost, *, maybe_taken: bool) -> Ruling:
         """What the answer means. That an earlier try may have acted is not undone by a later one that did not."""
@@ -167,6 +179,10 @@ class Sender:
         elif isinstance(answer, Lost) and answer.sent and repeat:
             wait_s = _REPEAT_S * 2.0 ** min(tries - 1, 5) * (1 + self.common.share()) / 2
         return wait_s if wait_s is not None and wait_s < self.left_s() else None
+
+
+def status_of(answer: Response | Lost) -> int:
+    return 0 if isinstance(answer, Lost) else answer.status
 
 
 def json_of(answer: Response | Lost) -> bytes:

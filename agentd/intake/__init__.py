@@ -123,7 +123,9 @@ class Control(Protocol):
 
     async def flush(self, until: str, timeout_s: float) -> dict[str, Any]: ...
 
-    async def run(self, run_id: str) -> dict[str, Any] | None: ...
+    async def run(self, run_id: str, *, viewer: Peer, admin: bool, grant: Grant) -> dict[str, Any] | None:
+        """What of a run is where, None where nothing is known of it; the platform's ids for its owner and admins alone."""
+        ...
 
     async def dead_letters(
         self, *, limit: int, destination: str | None, run: str | None, cause: str | None, viewer: Peer, admin: bool
@@ -154,12 +156,14 @@ class Gates(Protocol):
         """
         ...
 
-    async def look(self, gate_id: str, wait_s: float, viewer: Peer, *, admin: bool) -> dict[str, Any] | None:
+    async def look(
+        self, gate_id: str, wait_s: float, viewer: Peer, *, admin: bool, grant: Grant
+    ) -> dict[str, Any] | None:
         """A gate as it stands, at the latest after `wait_s`, sooner if its last word comes; None for one of another's."""
         ...
 
-    async def listing(self, state: str, limit: int, viewer: Peer, *, admin: bool) -> list[dict[str, Any]]:
-        """The viewer's own gates, all for an admin, the newest first; `state` is open, final or all."""
+    async def listing(self, state: str, limit: int, viewer: Peer, *, admin: bool, grant: Grant) -> list[dict[str, Any]]:
+        """The viewer's own gates, of agents and destinations that its grant covers, all for an admin, the newest first; `state` is open, final or all."""
         ...
 
     async def resolve(self, gate_id: str, body: bytes, admin: Peer) -> dict[str, Any] | None:

@@ -53,7 +53,9 @@ class _Routes:
     async def look(self, request: web.Request) -> web.Response:
         peer, gate_id = peer_of_request(request), request.match_info["gate_id"]
         wait_s = _seconds(request.query.get("wait", "0"))
-        found = await self._gates.look(gate_id, wait_s, peer, admin=self._control.is_admin(peer))
+        found = await self._gates.look(
+            gate_id, wait_s, peer, admin=self._control.is_admin(peer), grant=grant_of(request)
+        )
         if found is None:
             raise _unknown(gate_id)
         return json_answer(found)
@@ -65,7 +67,10 @@ class _Routes:
             raise Problem(400, "bad_request", f"state: expected {', '.join(_STATES)}, got {state[:64]!r}")
         if not limit.isdecimal() or not 1 <= int(limit[:9]) <= _MAX_GATES:
             raise Problem(400, "bad_request", f"limit: expected 1 to {_MAX_GATES}, got {limit[:64]!r}")
-        return json_answer(await self._gates.listing(state, int(limit), peer, admin=self._control.is_admin(peer)))
+        found = await self._gates.listing(
+            state, int(limit), peer, admin=self._control.is_admin(peer), grant=grant_of(request)
+        )
+        return json_answer(found)
 
     async def resolve(self, request: web.Request) -> web.Response:
         peer, gate_id = peer_of_request(request), request.match_info["gate_id"]

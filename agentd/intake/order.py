@@ -23,8 +23,8 @@ class Turns(Struct):
 
     `away` is the stream's, and changed in place: `destination order-key` → digest of the record that has to come first, and
     the seq that it came with: what a full disk takes back may have come before. It holds records alone that are never shed,
-    and so come again. Beyond `MAX_TURNED_AWAY` runs all others wait at the
-    destination for the first one that found no place here, under an empty order key: what is sent again comes in its order.
+    and so come again, in their order. Beyond `MAX_TURNED_AWAY` runs all others wait at the destination for the first of them
+    that found no place here, under an empty order key; until that comes, an empty value says of a run that it need not wait.
     """
 
     away: dict[str, bytes] = field(default_factory=dict)
@@ -40,8 +40,10 @@ class Turns(Struct):
         """Whether something has to come before this record; `content` is its digest."""
         if (destination, key, LossClass.KEEP) in self.full or (destination, key, loss) in self.full:
             return True
-        first = self.away.get(f"{destination} {key}") or self.away.get(f"{destination} ")
-        return first is not None and first[:DIGEST] != content
+        first = self.away.get(f"{destination} {key}")
+        if first is None:
+            first = self.away.get(f"{destination} ")
+        return first is not None and first != b"" and first[:DIGEST] != content
 
     def turn_away(self, destination: str, key: str, loss: LossClass, content: bytes) -> None:
         """It found no room."""
@@ -49,7 +51,7 @@ class Turns(Struct):
         if loss is not LossClass.KEEP or self.hold:
             return
         place = self._place(destination, key)
-        if place not in self.away:
+        if not self.away.get(place):
             self.away[place] = content + self.seq.to_bytes(8, "big")
 
     def turn_back(self, taken: Iterable[tuple[str, str, bytes]]) -> None:
@@ -59,7 +61,7 @@ class Turns(Struct):
             first.setdefault(self._place(destination, key), content)
         for place, content in first.items():
             known = self.away.get(place)
-            if known is None or int.from_bytes(known[DIGEST:], "big") >= self.seq:
+            if not known or int.from_bytes(known[DIGEST:], "big") >= self.seq:
                 self.away[place] = content + self.seq.to_bytes(8, "big")
 
     def _place(self, destination: str, key: str) -> str:
@@ -68,7 +70,13 @@ class Turns(Struct):
 
     def take(self, destination: str, key: str, content: bytes) -> None:
         """It found room: what waited for it need not any more."""
-        self.away.pop(f"{destination} {key}", None)
-        first = self.away.get(f"{destination} ")
-        if first is not None and first[:DIGEST] == content:
-            del self.away[f"{destination} "]
+        place, rest = f"{destination} {key}", f"{destination} "
+        first = self.away.get(rest)
+        if first is None:
+            self.away.pop(place, None)
+        elif first[:DIGEST] == content:
+            for free in [one for one, value in self.away.items() if not value and one.startswith(rest)]:
+                del self.away[free]
+            del self.away[rest]
+        elif place in self.away:
+            self.away[place] = b""

@@ -42,6 +42,15 @@ class HttpProtocol(web.RequestHandler):
         self._left = 0  # bytes of the answer that the peer had not taken when last looked at
         self._uid: int | None = None  # over TCP, once it was looked for
 
+    @property
+    def uid(self) -> int:
+        """See `agentd.intake.places.Guest`."""
+        return self._peer.uid
+
+    @property
+    def is_stranger(self) -> bool:
+        return not self._peer.local and self._uid is None and self._pipe is not None
+
     def holder(self, token: int) -> Peer:
         """Who is at the other end of this TCP connection, with the token that it has shown."""
         if self._uid is None:

@@ -216,7 +216,9 @@ class _Routes:
 
     async def run(self, request: web.Request) -> web.Response:
         run_id = request.match_info["run_id"]
-        found = await self._control.run(run_id)
+        peer = peer_of_request(request)
+        admin = self._control.is_admin(peer)
+        found = await self._control.run(run_id, viewer=peer, admin=admin, grant=grant_of(request))
         if found is None:
             raise Problem(404, "not_found", f"nothing is known of a run {run_id[:256]!r}")
         return json_answer(found)

@@ -26,6 +26,7 @@ from agentd.intake import Peer, Sink, Waiting
 from agentd.intake.answers import last_answer
 from agentd.intake.connection import Budget, Fault, FrameReader, LineReader, Outbox, Share, Shared, Watch
 from agentd.intake.listen import Acceptor, UnixListener, open_loopback, peer_of, raise_file_limit, url_of
+from agentd.intake.places import Places
 from agentd.intake.protocol import HttpProtocol
 from agentd.wire import MAX_UNANSWERED, Ack, Dialect, Hello, decode_message, dialect_of, encode
 
@@ -72,6 +73,14 @@ class Connection(asyncio.Protocol):
             f"<Connection {self._dialect or 'new'} pid {self._peer.pid} {self._outstanding} under way "
             f"({self._share.own} bytes){' full' if self._share.full else ''}{' ended' if self._ended else ''}>"
         )
+
+    @property
+    def uid(self) -> int:
+        return self._peer.uid
+
+    @property
+    def is_stranger(self) -> bool:
+        return not self._peer.local and self._transport is not None
 
     # What the transport calls
 
@@ -316,7 +325,7 @@ class Server:
         self._sockets: list[socket.socket] = []
         self._acceptors: list[Acceptor] = []
         self._attaching: set[asyncio.Task[None]] = set()
-        self._open: set[Connection | HttpProtocol] = set()
+        self._open: Places[Connection | HttpProtocol] = Places(config.intake.max_connections)
         self._all_gone = asyncio.Event()
         self._shared: Shared | None = None
 
@@ -400,7 +409,7 @@ class Server:
     def _welcome(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         peer = peer_of(sock)
-        if self._shared is None or len(self._open) >= self._config.intake.max_connections:
+        if self._shared is None or not self._open.has_one(peer):
             self._turn_away(sock, peer)
             return
         connection = Connection(self._shared, peer)
@@ -418,7 +427,7 @@ class Server:
             self._leave(connection)
 
     def _turn_away(self, sock: socket.socket, peer: Peer) -> None:
-        text = f"too many connections (intake.max_connections = {self._config.intake.max_connections})"
+        text = f"too many connections (intake.max_connections = {self._open.limit})"
         self._sink.refuse(Fault.TOO_MANY_CONNECTIONS, text, peer)
         with sock, suppress(OSError):
             full = last_answer(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections", text)

@@ -124,8 +124,9 @@ class HumanInput:
     """Ask a person. `allow` says that somebody replied; what they said is in the response."""
 
     traits = Traits(
-        "human-input", "question", "question_id", deadline_s=3600.0, poll_s=1.0, poll_timeout_s=_LONG_POLL_S
-    )
+        "human-input", "question", "question_id", deadline_s=3600.0, answer_s=_LONG_POLL_S, poll_s=1.0,
+        poll_timeout_s=_LONG_POLL_S,
+    )  # fmt: skip
 
     def references(self, question: Question) -> Sequence[Reference]:
         run_id = _text(question, "run_id") or question.run_id

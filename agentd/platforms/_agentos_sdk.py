@@ -98,7 +98,12 @@ class AgentOSStandIn:
         Door("GET", "/api/v1/approvals", Does.READ),
         *(Door("POST", path, Does.ADMIN) for path in _ADMIN),
     )
-    names: Mapping[str, str] = {"run_id": "run", "parent_run_id": "run", "agent_id": "agent"}
+    names: Mapping[str, str] = {
+        "run_id": "run",
+        "parent_run_id": "run",
+        "agent_id": "agent",
+        "request_id": "question",  # whose answer is asked for
+    }
     headers: frozenset[str] = frozenset()
 
     def asks(self, called: Called) -> str | None:
@@ -128,6 +133,9 @@ class AgentOSStandIn:
     def refusal(self, why: Why, message: str) -> Reply:
         """`{data: null, error: {code, message}}`; the SDK goes by status and code."""
         return reply(_STATUSES[why], {"data": None, "error": {"code": _CODES[why], "message": message}})
+
+    def streams(self, called: Called) -> bool:
+        return called.door.streams and bytes(called.members.get("stream", Raw(b""))) == b"true"
 
     def whole(self, answer: Response) -> Response | Lost:
         """An invoke's last event as the answer that it gives without `stream`; one that breaks off has none."""

@@ -38,7 +38,7 @@ _MEANS = {
     **dict.fromkeys(("no", "deny", "block", "reject"), "no"),
     **dict.fromkeys(("review", "unclear", "filtered", "tie", "pending", "hold"), "review"),
 }
-_REST_S = 1.0  # after a 429 or a 409 in progress that names no time
+_REST_S = 1.0  # after a 429, a 5xx or a 409 in progress that names no time
 _MAX_LISTED = 5  # missing fields and errors that a reason names
 
 _decode_text = msgspec.json.Decoder(str).decode
@@ -178,6 +178,9 @@ def _refused(answer: Response, body: Mapping[str, Any], attempt: Attempt) -> Rul
         return Ruling(Word.UNAVAILABLE, reason, acted=False)
     if status == 404 and not is_envelope(body):  # noqa: PLR2004
         return failed(status, f"{reason}: is base_url right?")
+    if status >= 500:  # noqa: PLR2004 - RFC 9110 §15; the same key and payload make one decision
+        wait = wait_s(answer, body, attempt)
+        return failed(status, reason, _REST_S if wait is None else wait)
     return failed(status, reason)
 
 

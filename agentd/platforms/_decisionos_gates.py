@@ -25,7 +25,7 @@ from agentd.records import Decision
 
 _OURS = frozenset({"id", "to", "kind"})  # of a record, and of no gate
 _ASKS = "run_policy_eval"  # the SDK's name for what this gate is
-_REST_S = 1.0  # after a 429 that names no time
+_REST_S = 1.0  # after a 429 or a 5xx that names no time
 
 _decode_decision = msgspec.json.Decoder(Decision).decode
 _decode_any = msgspec.json.Decoder().decode
@@ -164,6 +164,9 @@ def _refused(question: Question, answer: Response, body: Body, attempt: Attempt,
         case 429:
             wait = retry_after(answer.headers, attempt.now_s)
             return failed(429, reason, _REST_S if wait is None else wait)
+        case status if status >= 500:  # noqa: PLR2004 - RFC 9110 §15; the same requestId makes one decision
+            wait = retry_after(answer.headers, attempt.now_s)
+            return failed(status, reason, _REST_S if wait is None else wait)
         case _:
             return failed(answer.status, reason)
 

@@ -70,6 +70,16 @@ class GateRow(Struct, array_like=True):
     note: str = ""
     identity: str = ""  # of the destination when it was asked: what another platform would say of it means nothing
     row: int = 0
+    owed: bytes = b""  # of an SDK's own question: the digest of what it sent, until its answer has gone out
+    status: int = 0  # of the platform's answer that `response` is the body of
+
+    @property
+    def may_be_left(self) -> bool:
+        """Whether whoever asked may go: what comes later is recorded and followed all the same.
+
+        A question under way whose answer is waited for beyond its deadline bears the word PENDING already.
+        """
+        return self.step is Step.PENDING or (self.step is Step.SENDING and self.word is Word.PENDING)
 
     @property
     def lane(self) -> str:
@@ -93,6 +103,7 @@ class Brief(Struct, array_like=True, gc=False):
     acted: bool
     asked_us: int
     decided_us: int
+    owed: bytes = b""
 
 
 class Stored(Struct):
@@ -107,7 +118,7 @@ class Stored(Struct):
 def brief_of(gate: GateRow) -> Brief:
     return Brief(
         gate.gate_id, gate.gate, gate.destination, gate.source.agent, gate.source.uid, gate.token, gate.key, gate.digest,
-        gate.step, gate.word, gate.acted, gate.asked_us, gate.decided_us,
+        gate.step, gate.word, gate.acted, gate.asked_us, gate.decided_us, gate.owed,
     )  # fmt: skip
 
 
@@ -117,6 +128,7 @@ def of_brief(brief: Brief, row: int) -> GateRow:
         brief.gate_id, brief.gate, brief.destination, Source(brief.agent, brief.uid, 0, "damaged"), brief.token,
         brief.key, brief.digest, "", brief.gate_id, None, None, b"{}", "", brief.asked_us, 0.0, step=Step.FINAL,
         reason="its row on disk is damaged; it may have acted", acted=True, decided_us=brief.decided_us, row=row,
+        owed=brief.owed,
     )  # fmt: skip
 
 

@@ -323,3 +323,25 @@ async def test_whether_a_platform_is_there_is_known_from_the_last_try(http, serv
     there = Way(http, f"http://{address}", 5.0)
     assert (await there.send(REQUEST, HEADERS)).status == 500
     assert not there.unreachable
+
+
+async def test_a_key_that_comes_back_is_taken_out(http, serve):
+    """An answer that echoes the request, whole or in pieces: neither body nor headers hand the key on."""
+    key = "aos_ws_0123456789"
+
+    async def echo(request):
+        said = request.headers["Authorization"]
+        response = web.StreamResponse(headers={"X-Request-Id": said, "Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for part in (b"data: ", said[:12].encode(), said[12:].encode(), b"\n\n", key[:5].encode()):
+            await response.write(part)
+            await asyncio.sleep(0)
+        return response
+
+    url, _ = await serve(echo)
+    headers = {"authorization": f"Bearer {key}"}
+    answer = await http.post(f"http://{url}", REQUEST, headers, 5.0)
+    assert (answer.body, answer.headers["x-request-id"]) == (b"data: Bearer ***\n\naos_w", "Bearer ***")
+    async with http.open(f"http://{url}", REQUEST, headers, 5.0, streams=True) as opened:
+        body = b"".join([part async for part in opened.parts()])
+    assert (body, opened.headers["x-request-id"]) == (answer.body, "Bearer ***")

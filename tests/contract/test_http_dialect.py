@@ -91,7 +91,7 @@ class FakeControl:
         self.calls.append((until, timeout_s))
         return {"flushed": True, "until": until}
 
-    async def run(self, run_id):
+    async def run(self, run_id, **_):
         return {"run_id": run_id} if run_id == "known/r 1" else None
 
     async def dead_letters(self, **filters):

@@ -71,7 +71,7 @@ class FakeControl:
         self.flushed += 1
         return {}
 
-    async def run(self, run_id):
+    async def run(self, run_id, **_):
         return {"run_id": run_id}
 
     async def dead_letters(self, **filters):
@@ -557,11 +557,25 @@ async def test_connections_above_the_limit_are_told_in_http(house):
         local.setblocking(False)
         await loop.sock_connect(local, f"{house.folder}/s0")
         await loop.sock_sendall(local, EVENT + b"\n")
-        await loop.sock_sendall(first, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await loop.sock_sendall(first, f"GET /readyz HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {ANY}\r\n\r\n".encode())
         assert await loop.sock_recv(first, 4096)
         answer = await house.raw()
         assert (answer.status, answer.code) == (503, "too_many_connections")
         assert house.sink.refused == [("too_many_connections", Peer(-1, -1, 0, token=NO_TOKEN))]
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /hea", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+async def test_who_has_shown_no_token_makes_room(house, said):
+    """Whoever holds connections without one, silent or not, locks nobody out: one of them ends."""
+    server = await house.start(max_connections=2)
+    loop = asyncio.get_running_loop()
+    with await house.connect() as first, await house.connect() as second:
+        for connected in (first, second):
+            await loop.sock_sendall(connected, said)
+        if said.endswith(b"\n"):
+            assert await loop.sock_recv(first, 4096)
+        assert (await house.ask("/readyz")).status == 200
+        assert server.connections <= 2
 
 
 async def test_a_body_above_the_limit_is_413(house):

@@ -10,16 +10,18 @@ What the platform holds is asked of the sandbox, never of agentd.
 """
 
 import contextlib
+import itertools
 import json
 import time
 import urllib.error
-import urllib.request
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from harness import AGENT, KEY, Frames, World, http_call, wait_for
+from hostile_scripts import AFTER_END, IDS, SCRIPTS, Part, call, rulebook
 
 from agentd.sandbox.faults import Fault
 
@@ -34,120 +36,11 @@ CALM = (
     f"ascend.signing_secret={KEY}",
 )
 PATIENCE_S = 5.0  # the deadline of what will be decided
-HASTE_S = {"aegis": 0.8}  # and of what won't; an intent is looked at first after half a second
-LEAST_HASTE_S = 0.25
+HASTE_S = {"aegis": 0.6}  # and of what won't; an intent is looked at first after half a second
+LEAST_HASTE_S = 0.15
 _MINUTE_S = 60.0
 _ROWS = 40  # a round makes fewer
-
-
-def outcome(decision: str) -> dict[str, str]:
-    return {"decision": decision, "verdict": "SAID", "reason_code": f"RULE_{decision.upper()}", "action": "go_on"}
-
-
-SMALL = {"rule_id": "small", "condition": {"field": "discount", "operator": "lte", "value": 10}, "outcome": outcome("yes")}
-RULEBOOK = {
-    "schema_version": "rulebook_v1", "rulebook_id": "discounts", "version": "1",
-    "input_schema": {"required": ["discount"], "properties": {"discount": {"type": "number"}}},
-    "rules": [SMALL], "default_outcome": outcome("no"),
-}  # fmt: skip
-
-
-class Step(NamedTuple):
-    """A gate that is asked. `local_id` is the agent's own name for what it makes."""
-
-    gate: str
-    request: dict[str, Any]
-    face: str
-    local_id: str = ""
-
-
-class Part(NamedTuple):
-    """A face's script: gates by their name in the table, and records, some of which name what the gates made."""
-
-    gates: dict[str, Step]
-    records: dict[str, list[dict[str, Any]]]
-    prior: str = ""  # a decision that decide.fyi made before
-
-
-def _rulebook(**inputs: Any) -> dict[str, Any]:
-    context = {"inputs": inputs, "target_system": "crm", "requested_action": "approve_discount"}
-    return {"mode": "rulebook", "rulebook": RULEBOOK, "context": context}
-
-
-def _agentos(run: str, world: World) -> Part:
-    ledger, task, lone = world.ledger, str(uuid.uuid4()), str(uuid.uuid4())
-    step = {"kind": "task", "run_id": run, "task_id": task, "name": "parse"}
-    gates = {
-        "human_input": Step("human_input", {"prompt": f"{run}: May I?"}, "agentos"),
-        "invoke": Step("invoke", {"input": {"of": run, "as": "invoke"}}, "agentos"),
-        "session": Step("invoke", {"input": {"of": run, "as": "session"}, "session_id": "of-a-cookie"}, "agentos"),
-    }
-    records = {
-        "events": ledger.events_of(run, 3, size=300),
-        "span": [{"kind": "span", "run_id": run, "span_id": f"s-{run}", "name": "classify", "duration_ms": 3}],
-        "task": [step | {"status": "running", "input": {"page": 1}}, step | {"status": "completed", "output": 7}],
-        "lone_task": [step | {"task_id": lone, "status": "completed"}],
-        "end": [ledger.end(run, output="done")],
-        "late_event": [ledger.event(run, late=True)],
-        "second_end": [{"kind": "run.fail", "run_id": run, "error_message": "after all"}],
-    }
-    return Part(gates, records)
-
-
-def _aegis(run: str, _world: World) -> Part:
-    spend = {"amount": 5, "currency": "USD", "reason": f"{run}: supplies"}
-    gates = {name: Step("intent", spend | {"amount": amount}, "aegis") for name, amount in (("small", 5), ("large", 5e5))}
-    return Part(gates, {})
-
-
-def _ascend(run: str, _world: World) -> Part:
-    wish = {"action_type": "data_access", "resource": "invoices", "tool_name": "sql", "description": f"{run}: read"}
-    personal = {"risk_indicators": {"pii_involved": True, "external_transfer": True}}
-    gates = {
-        "action": Step("action", wish, "ascend", f"a-{run}"),
-        "pii": Step("action", wish | personal, "ascend", f"p-{run}"),
-        "approval": Step("action", wish | {"require_approval": True}, "ascend", f"w-{run}"),
-        "bare": Step("action", {"action_type": "data_access"}, "ascend", f"b-{run}"),
-    }
-    records = {
-        "completed": [{"kind": "action.completed", "action_id": f"a-{run}", "result": {"rows": 3}, "duration_ms": 7}],
-        "failed": [{"kind": "action.failed", "action_id": f"w-{run}", "error": "no such table"}],
-        "heartbeat": [{"kind": "heartbeat", "agent_id": f"bot-{run}", "metrics": {"requests_count": 3}}],
-    }
-    return Part(gates, records)
-
-
-def _decidefyi(run: str, world: World) -> Part:
-    gates = {
-        "yes": Step("decide", _rulebook(discount=5), "decidefyi", f"d-{run}"),
-        "no": Step("decide", _rulebook(discount=50), "decidefyi", f"n-{run}"),
-        "lacking": Step("decide", _rulebook(), "decidefyi", f"l-{run}"),
-        "question": Step("decide", {"question": f"{run}: may I?"}, "decidefyi", f"q-{run}"),
-    }
-    prior = _call(world, "/decidefyi/api/decide", _rulebook(discount=1))["decision_id"]
-    records = {
-        "execution": [{"kind": "execution", "decision_id": f"d-{run}", "execution_status": "executed"}],
-        "outcome": [{"kind": "outcome", "decision_id": prior, "outcome_status": "succeeded"}],
-        "crm_sync": [{"kind": "crm_sync", "decision_id": prior, "sync_status": "written", "field_mapping": {"a": "b"}}],
-    }
-    return Part(gates, records, prior)
-
-
-def _decisionos(run: str, _world: World) -> Part:
-    made = {"kind": "decision", "context": f"{run}: route", "options": ["eng", "billing"], "run_id": run}
-    gates = {"policy": Step("decision", {"context": f"{run}: ask", "options": ["eng"], "chosen": "eng"}, "decisionos", f"g-{run}")}
-    records = {
-        "decision": [made | {"decision_id": f"l-{run}", "chosen": "eng", "confidence": 0.9}],
-        "no_option": [made | {"chosen": "sales"}],
-        "snapshot": [{"kind": "snapshot", "decision_id": f"l-{run}", "snapshot": {"prompt": "…"}}],
-        "of_gate": [{"kind": "snapshot", "decision_id": f"g-{run}", "snapshot": {"prompt": "…"}}],
-    }  # fmt: skip
-    return Part(gates, records)
-
-
-SCRIPTS = {"agentos": _agentos, "aegis": _aegis, "ascend": _ascend, "decidefyi": _decidefyi, "decisionos": _decisionos}
-IDS = {"action": "action_id", "decide": "decision_id", "decision": "decision_id"}  # the gate's field for the local id
-AFTER_END = ("end", "late_event", "second_end")
+_TOO_MANY = 429
 
 
 class Round(NamedTuple):
@@ -158,6 +51,7 @@ class Round(NamedTuple):
     switches: tuple[str, ...] = ()
     faults: tuple[str | Fault, ...] = ()
     once: str = ""  # a fault that meets the first try of every call, one call after the other
+    at: tuple[str, ...] = ()  # the steps that it meets, instead of all
     restart: bool = False  # the platform asked for a rest that a test does not sit through
     person: bool = True  # whether somebody says yes to what waits
     used_up: str = ""  # a path that is called until the limit of the minute is reached
@@ -174,14 +68,21 @@ class Stage:
         destinations: dict[str, dict[str, Any]] = {
             f"destinations.{name}": {
                 "platform": name, "base_url": f"{self.world.platform.url}/{name}", "api_key": {"env": "KEY"},
-                "timeout": "500ms", **({"agent_id": agents[name]} if name in agents else {}),
+                "timeout": "300ms", **({"agent_id": agents[name]} if name in agents else {}),
             }
             for name in FACES
         }  # fmt: skip
         destinations["destinations.ascend"]["signing_secret"] = {"env": "KEY"}
-        common = {"intake": {"reference_wait": "50ms"}, "batch": {"max_interval": "10ms"}}
+        common = {
+            "intake": {"reference_wait": "50ms"},
+            "batch": {"max_interval": "10ms"},
+            "retry": {"initial": "20ms", "max": "250ms"},
+        }
         self.daemon = self.world.daemon(**common, **destinations)
         self.daemon.expected = {"paused"}
+        # somebody has decided already this month: a quota of one is used up, whichever round comes first
+        made = {"agentId": SANDBOX_AGENT, "context": "before", "requestId": "before"}
+        call(self.world, "/decisionos/api/public/v1/decisions", made)
 
     def __repr__(self) -> str:
         return f"<Stage after {self._rounds} rounds, {self.daemon}>"
@@ -231,7 +132,7 @@ class Stage:
         shift = _MINUTE_S - time.time() % _MINUTE_S
         self.world.platform.ask(lambda: setattr(self.sandbox._emulation, "wall", lambda: time.time() + shift))
         with contextlib.suppress(urllib.error.HTTPError):
-            _call(self.world, path)
+            call(self.world, path)
 
     # -- a round -----------------------------------------------------------------------------------------------------------
 
@@ -250,8 +151,11 @@ class Stage:
         played.hand_in({name: of for name, of in played.agentos.items() if name not in AFTER_END})
         played.ask_all()
         played.hand_in(played.elsewhere)
-        played.hand_in({name: of for name, of in played.agentos.items() if name in AFTER_END} or {"end": [self.world.ledger.end(run)]})
-        kept = played.settle()
+        played.hand_in(
+            {name: of for name, of in played.agentos.items() if name in AFTER_END}
+            or {"end": [self.world.ledger.end(run)]}
+        )
+        played.settle()
         self.calm()
         if game.restart:
             assert self.daemon.stop() == 0, self.daemon.tail()
@@ -260,7 +164,7 @@ class Stage:
         http_call(self.daemon.socket, "POST", "/v1/flush?until=stored&timeout=5")
         for name in FACES:
             self.daemon.drained(destination=name)
-        found = played.outcomes(kept)
+        found = played.outcomes()
         self._close_circuits()
         return found
 
@@ -268,7 +172,7 @@ class Stage:
         """What was away is asked again until it counts as there."""
         probes = {
             "agentos": ("invoke", {"input": {}}), "aegis": ("intent", {"amount": 1, "currency": "USD", "reason": "probe"}),
-            "ascend": ("action", {"action_type": "query", "resource": "r"}), "decidefyi": ("decide", _rulebook(discount=1)),
+            "ascend": ("action", {"action_type": "query", "resource": "r"}), "decidefyi": ("decide", rulebook(discount=1)),
             "decisionos": ("decision", {"context": "probe"}),
         }  # fmt: skip
 
@@ -279,7 +183,7 @@ class Stage:
                 self.post_gate({"gate": probes[name][0], "request": probes[name][1], "deadline": 1.0})
             return not away
 
-        wait_for(closed, 15, lambda: self.daemon.status())
+        wait_for(closed, 15, self.daemon.status)
 
     def post_gate(self, body: dict[str, Any]) -> dict[str, Any]:
         status, answer = http_call(self.daemon.socket, "POST", "/v1/gate", json.dumps(body).encode())
@@ -307,7 +211,7 @@ class Played:
         self.gates = {name: step for part in parts.values() for name, step in part.gates.items()}
         self.agentos = parts["agentos"].records if "agentos" in parts else {}
         self.elsewhere = {n: of for face, part in parts.items() if face != "agentos" for n, of in part.records.items()}
-        self.begun = time.time()
+        self.latest = next(iter(stage.world.platform.requests()), None)  # that came before this round
         self.held: set[str] = set()
         self.heard: dict[str, list[dict[str, Any]]] = {}
         self.records: dict[str, list[dict[str, Any]]] = {}
@@ -319,7 +223,7 @@ class Played:
             named = [record | {"id": str(uuid.uuid4())} for record in of]
             self.records[name] = named
             if self.game.once:
-                self.stage.world.platform.faults(f"{self.game.once},count=1")
+                self._once(name)
             with Frames(self.stage.daemon) as client:
                 assert client.ask(named)["accepted"] == len(named)
             self.stage.world.ledger.took(record for record in named if record["kind"] != "run.fail")
@@ -327,11 +231,14 @@ class Played:
                 for face in FACES:
                     self.stage.daemon.drained(destination=face)
 
-    def settle(self) -> bool:
-        """Wait until all is delivered or dead, or nothing will be any more; whether something is kept back."""
+    def _once(self, name: str, path: str = "") -> None:
+        met = not self.game.at or name in self.game.at
+        self.stage.world.platform.faults(*[f"{self.game.once}{path},count=1"] * met)
+
+    def settle(self) -> None:
+        """Wait until all is delivered or dead, or where something is kept back until the platform has refused it."""
         daemon = self.stage.daemon
         kept = any(word.startswith("kept") for word in self.game.expected.values())
-
         faces = [face for face in self.game.faces if self.parts[face].records]
 
         def stuck() -> bool:
@@ -339,24 +246,27 @@ class Played:
             return self._tried() >= set(faces) and all(of["queued"] and of["reason"] for of in books)
 
         if kept:
-            wait_for(stuck, 10, lambda: daemon.status())
+            wait_for(stuck, 10, daemon.status)
             self.held = {name for name in self.records if not self._stored(name) and not self._dead(name)}
         else:
             for face in FACES:
                 daemon.drained(10, destination=face)
-        return kept
 
     def _tried(self) -> set[str]:
         """The platforms that were sent a record in this round."""
-        lines = [line for line in self.stage.world.platform.requests() if line.at >= self.begun]
-        return {line.face for line in lines if line.method == "POST" and not line.path.startswith(_OF_GATES)}
+        return {line.face for line in self._lines() if line.method == "POST" and not line.path.startswith(_OF_GATES)}
+
+    def _lines(self) -> list[Any]:
+        """What the platforms were asked in this round."""
+        of_all = self.stage.world.platform.requests()
+        return list(itertools.takewhile(lambda line: line is not self.latest, of_all))
 
     def _dead(self, name: str) -> list[str]:
         ids = {record["id"] for record in self.records[name]}
         return [letter["cause"] for letter in self.stage.daemon.dead_letters() if letter["id"] in ids]
 
     def _stored(self, name: str) -> int:
-        """How many of these records the platform holds. Raises AssertionError where it holds one twice that has a key."""
+        """How often the platform holds these records: more often than there are only where it keeps no key."""
         return sum(self._times(name, record) for record in self.records[name])
 
     def _times(self, name: str, record: dict[str, Any]) -> int:
@@ -390,8 +300,8 @@ class Played:
             case "run.start":
                 return 1
             case "event" | "span":
-                ids = [event["payload"].get("agentd_id") for event in found["events"]]
-                return min(1, ids.count(record["id"])) if self.game.faults or self.game.once else ids.count(record["id"])
+                times = [event["payload"].get("agentd_id") for event in found["events"]].count(record["id"])
+                return min(times, 1) if self.game.faults or self.game.once else times  # AgentOS keeps no key of events
             case "task":
                 same = [task for task in found["tasks"] if task["id"] == record["task_id"]]
                 return len(same) if record["status"] == "running" else sum(t["status"] == "completed" for t in same)
@@ -405,8 +315,7 @@ class Played:
         names = list(self.gates)
         if self.game.once:
             for name in names:
-                path = ",path=/api/v1/actions/submit" if self.gates[name].gate == "action" else ""
-                self.stage.world.platform.faults(f"{self.game.once}{path},count=1")
+                self._once(name, ",path=/api/v1/actions/submit" if self.gates[name].gate == "action" else "")
                 self.heard[name] = [self._ask(name)]
         else:
             for name, answer in zip(names, self.stage._pool.map(self._ask, names), strict=True):
@@ -416,7 +325,10 @@ class Played:
         waiting = [name for name in names if not self.heard[name][-1]["final"]]
         for name in waiting if self.game.person else ():
             self.say_yes(name)
-        self._hear_again([name for name in waiting if self.gates[name].gate != "invoke"], LEAST_HASTE_S if self.game.faults else PATIENCE_S)
+        self._hear_again(
+            [name for name in waiting if self.gates[name].gate != "invoke"],
+            LEAST_HASTE_S if self.game.faults else PATIENCE_S,
+        )
 
     def _ask(self, name: str) -> dict[str, Any]:
         step, word = self.gates[name], self.game.expected[name]
@@ -430,7 +342,9 @@ class Played:
         step = self.gates[name]
         for row in self.held_of(name):
             if step.face in PERSON and step.gate != "invoke":
-                self.stage.world.platform.ask(lambda row=row: self.stage.sandbox.act(step.face, row["id"], PERSON[step.face]))
+                self.stage.world.platform.ask(
+                    lambda row=row: self.stage.sandbox.act(step.face, row["id"], PERSON[step.face])
+                )
 
     def _hear_again(self, names: list[str], wait_s: float) -> None:
         ids = [self.heard[name][-1]["gate_id"] for name in names]
@@ -473,18 +387,17 @@ class Played:
         words = [row["word"] for row in held]
         assert len(held) <= 1, f"{name}: {len(held)} at the platform: {said}"
         assert said["proceed"] == (said["verdict"] == "allow" and said["final"]), said
-        if said["verdict"] == "allow":
-            assert words and words[0] in YES, f"{name}: allowed, but the platform holds {words}: {said}"
-        if said["verdict"] == "deny":
-            assert words and words[0] in NO, f"{name}: denied, but the platform holds {words}: {said}"
-        if said["verdict"] == "pending":
-            assert words and not said["final"], f"{name}: pending, but the platform holds {words}: {said}"
+        plain = {"allow": YES, "deny": NO, "pending": words}
+        if said["verdict"] in plain:
+            assert words, f"{name}: the platform holds nothing: {said}"
+            assert words[0] in plain[said["verdict"]], f"{name}: the platform holds {words}: {said}"
+        assert said["final"] == (said["verdict"] != "pending"), said
         if said["platform_id"] is not None and held:
             assert said["platform_id"] in (held[0]["id"], held[0].get("run_id")), f"{name}: {said}"
 
     # -- the end ---------------------------------------------------------------------------------------------------------------
 
-    def outcomes(self, kept: bool) -> dict[str, str]:
+    def outcomes(self) -> dict[str, str]:
         """Each step in a word."""
         found = {name: ">".join(dict.fromkeys(h["verdict"] for h in of)) for name, of in self.heard.items()}
         found |= {n: "unavailable(made)" for n in found if found[n] == "unavailable" and self.held_of(n)}
@@ -494,6 +407,7 @@ class Played:
                 continue
             found[name] = self._outcome(name)
         self._check_events()
+        self._check_sent()
         return found
 
     def _outcome(self, name: str) -> str:
@@ -515,21 +429,24 @@ class Played:
         run = self.stage.world.platform.run(self.run)
         assert run is not None
         dead = {letter["id"] for letter in self.stage.daemon.dead_letters() if letter["kind"] == "event"}
-        last = {e["payload"]["gate_id"]: e["payload"]["verdict"] for e in run["events"] if e["type"].startswith("gate.")}
+        last = {
+            e["payload"]["gate_id"]: e["payload"]["verdict"] for e in run["events"] if e["type"].startswith("gate.")
+        }
         for name, of in self.heard.items():
             if not dead:
-                assert last.get(of[0]["gate_id"]) == of[-1]["verdict"], f"{name}: {last.get(of[0]['gate_id'])}, {of[-1]}"
+                assert last.get(of[0]["gate_id"]) == of[-1]["verdict"], (
+                    f"{name}: {last.get(of[0]['gate_id'])}, {of[-1]}"
+                )
+
+    def _check_sent(self) -> None:
+        """Where the platform keeps no key a question has left once, unless it was turned away for a while (429)."""
+        answers = Counter(line.idempotency_key for line in self._lines() if line.status != _TOO_MANY)
+        for name, of in self.heard.items():
+            if self.gates[name].gate in ("action", "intent", "invoke", "human_input"):
+                assert answers[of[0]["gate_id"]] <= 1, f"{name} was sent {answers[of[0]['gate_id']]} times"
 
 
 _OF_GATES = ("/api/v1/actions/submit", "/v1/intents", "/api/decide", "/api/ingest/v1/human-input", "/api/v1/agents/")
 _OUR_OWN = ("gate_unavailable", "introducer_dead")  # agentd sees that without the platform, and when is no matter
 YES = ("approved", "yes rulebook", "ok True", "answered", "completed")
 NO = ("denied", "no rulebook", "no single", "ok False", "timeout", "cancelled")
-
-
-def _call(world: World, path: str, body: Any = None) -> Any:
-    """What somebody else asks of a platform, with the same key."""
-    data = None if body is None else json.dumps(body).encode()
-    headers = {"X-API-Key": KEY, "Authorization": f"Bearer {KEY}"}
-    with urllib.request.urlopen(urllib.request.Request(world.platform.url + path, data, headers), timeout=10) as answer:
-        return json.load(answer)

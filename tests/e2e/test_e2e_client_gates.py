@@ -1,19 +1,18 @@
 """Gates from the agent's hands to the platform and back: both clients, the real daemon, and people who take their time."""
 
 import asyncio
-import json
 import signal
 import subprocess
 import sys
 import threading
 import urllib.request
 from functools import partial
+from urllib.parse import urlencode
 
 import pytest
 from harness import AGENT, clean_environment, http_call, wait_for
 
 from agentd import AsyncClient, Client, GateDenied, GateKeyConflict, GateRefused, GateTimeout, gated
-from agentd.sandbox import Answer
 
 pytestmark = pytest.mark.usefixtures("agentd_live")
 FACES = ("agentos", "aegis", "ascend", "decidefyi", "decisionos")
@@ -75,35 +74,41 @@ def posts(world, path):
     return [line for line in world.platform.requests() if line.method == "POST" and line.path == path]
 
 
-def press(world, face, item_id, verb):
+def press(world, face, item_id, verb, **said):
     """A person presses a button of the sandbox's page."""
-    url = f"{world.platform.url}/_sandbox/act/{face}/{item_id}/{verb}"
+    url = f"{world.platform.url}/_sandbox/act/{face}/{item_id}/{verb}?{urlencode(said)}"
     with urllib.request.urlopen(urllib.request.Request(url, b"", method="POST"), timeout=10) as answer:
         assert answer.status in {200, 303}
 
 
 class Person:
-    """Answers AgentOS's questions when told to; until then they are pending."""
+    """Whoever sits before AgentOS's page. A question is held back for a moment only, unless `holds` says otherwise."""
 
     def __init__(self, world):
-        self.asked = []
-        self.says = (202, {"request_id": "q-1", "status": "pending"}, None)
-        self._face = world.platform.faces["agentos"]
-        self._answer = self._face.answer
-        self._face.answer = self.answer
+        self._world = world
+        self.holds(0.1)
 
-    def answer(self, call):
-        if call.path != HUMAN_INPUT:
-            return self._answer(call)
-        body = json.loads(call.body)
-        if "request_id" not in body:
-            self.asked.append(body)
-        self._face.taken.add(self._face.idempotency_key(call))
-        status, data, error = self.says
-        return Answer(status, json.dumps({"data": data, "error": error}).encode())
+    def holds(self, seconds):
+        """How long the platform keeps a question's connection waiting for a person."""
+        self._world.platform.ask(lambda: self._world.platform.sandbox.throw(f"agentos.human_input_poll={seconds}"))
 
-    def reply(self, text):
-        self.says = (200, {"input": text, "request_id": "q-1"}, None)
+    @property
+    def asked(self):
+        """Every question that was ever asked, oldest first."""
+        return [
+            asked for row in rows(self._world, "agentos") for asked in self._world.platform.run(row["id"])["waited_for"]
+        ]
+
+    def _is_asked(self):
+        return next((asked["id"] for asked in self.asked if asked["status"] == "pending"), None)
+
+    def replies(self, text):
+        """As soon as there is a question."""
+        press(self._world, "agentos", wait_for(self._is_asked), "answer", input=text)
+
+    def cancels(self):
+        """The same, but does not want to."""
+        press(self._world, "agentos", wait_for(self._is_asked), "cancel")
 
 
 @pytest.fixture
@@ -201,33 +206,45 @@ async def test_the_async_client(world, daemon, person):
             assert [verdict.allowed for verdict in verdicts] == [n <= 10 for n in range(20)]
             assert await asyncio.gather(*(give(n) for n in range(5))) == [0, 1, 2, 3, 4]
             assert (await client.gate("decide", wish(3), key="d-3")).repeated
-            while not person.asked:
-                await asyncio.sleep(0.02)
-            person.reply("go")
+            await asyncio.to_thread(person.replies, "go")
             assert await answer == "go"
         assert (await client.flush(15, until="delivered")).ok
     assert len(posts(world, "/api/decide")) == 25, "the same key acts once"
-    assert person.asked == [
-        {
-            "run_id": world.platform.run("r")["id"],
-            "prompt": "Go?",
-            "timeout_seconds": 30,
-            "context": {"n": 1},
-        }
-    ]
+    (asked,) = person.asked
+    assert (asked["run_id"], asked["what"], asked["context"]) == (world.platform.run("r")["id"], "Go?", {"n": 1})
 
 
-def test_a_question_that_is_cancelled_or_forgotten(client, person):
-    """Cancelled is a PermissionError, nobody in time a TimeoutError; a question without a run is refused by name."""
+@pytest.mark.parametrize("seconds", [0.1, 30])
+def test_nobody_answers_in_time(daemon, client, person, seconds):
+    """A TimeoutError, whether the platform holds the question back or is asked again: its own word comes before the deadline."""
+    person.holds(seconds)
     with client.start_run():
-        with pytest.raises(TimeoutError):
-            client.request_human_input("Go?", timeout=1)
-        person.says = (409, None, {"code": "CONFLICT", "message": "cancelled"})
+        for _ in range(2):
+            with pytest.raises(GateTimeout) as caught:
+                client.request_human_input("Go?", timeout=1)
+            assert (caught.value.verdict.verdict, caught.value.verdict.final) == ("deny", True)
+    assert [asked["status"] for asked in person.asked] == ["timeout", "timeout"]
+    assert gates_of(daemon, "unavailable") == []
+
+
+@pytest.mark.slow
+def test_a_platform_that_says_nothing_at_all_is_no_answer_in_time(world, client):
+    """A TimeoutError too: it has the question, and whoever waits for it longer may still hear of it."""
+    world.platform.faults(f"hang,path={HUMAN_INPUT}")
+    with client.start_run(), pytest.raises(GateTimeout) as caught:
+        client.request_human_input("Go?", timeout=0.3)
+    assert (caught.value.verdict.verdict, caught.value.verdict.final) == ("pending", False)
+    world.platform.faults()
+
+
+def test_a_question_that_is_cancelled(client, person):
+    """Cancelled is a PermissionError; a question without a run is refused by name."""
+    with client.start_run():
+        thread = threading.Thread(target=person.cancels)
+        thread.start()
         with pytest.raises(PermissionError, match="cancelled"):
             client.request_human_input("Go?", timeout=30)
-        person.says = (408, None, {"code": "TIMEOUT", "message": "nobody"})
-        with pytest.raises(TimeoutError):
-            client.request_human_input("Go?", timeout=30)
+        thread.join()
     with pytest.raises(GateRefused) as caught:
         client.request_human_input("Go?")
     assert caught.value.field == "$.request.run_id"
@@ -241,10 +258,10 @@ def test_the_daemon_goes_while_a_person_thinks(daemon, client, person, way):
         ask = partial(client.request_human_input, "Go?", timeout=60, run_id=run.run_id)
         agent = threading.Thread(target=lambda: heard.append(ask()))
         agent.start()
-        wait_for(lambda: gates_of(daemon, "pending"))
+        wait_for(lambda: [gate for gate in gates_of(daemon, "pending") if gate["step"] == "pending"])
         getattr(daemon, way)()
         daemon.start()
-        person.reply("go")
+        person.replies("go")
         agent.join(40)
     assert heard == ["go"]
     assert len(person.asked) == 1
@@ -267,14 +284,16 @@ with client.start_run():
 """
 
 
-def test_an_agent_that_is_killed_while_it_waits(world, daemon, client, person):
-    """agentd follows the gate without its agent; another process of the same user hears the answer by its gate_id."""
+@pytest.mark.parametrize("seconds", [0.1, 30])
+def test_an_agent_that_is_killed_while_it_waits(world, daemon, client, person, seconds):
+    """agentd waits on without its agent; another process of the same user hears the answer by its gate_id."""
+    person.holds(seconds)
     environment = clean_environment(world.folder, AGENTD_SOCKET=daemon.socket)
     with subprocess.Popen([sys.executable, "-c", WAITER], env=environment, stdout=subprocess.PIPE) as agent:
         assert agent.stdout.readline() == b"asking\n"
-        (gate,) = wait_for(lambda: gates_of(daemon, "pending"))
+        (gate,) = wait_for(lambda: person.asked and gates_of(daemon, "pending"))
         agent.send_signal(signal.SIGKILL)
-    person.reply("too late for you")
+    person.replies("too late for you")
     verdict = client.wait(gate["gate_id"], timeout=30)
     assert verdict.allowed
     assert verdict.response["data"]["input"] == "too late for you"

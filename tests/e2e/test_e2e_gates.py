@@ -323,6 +323,68 @@ def test_sigterm_lets_a_gate_finish_and_says_what_is_certain_of_the_rest(world):
     assert ask(daemon, "decide", rulebook(), key="k")["repeated"]
 
 
+def test_sigterm_does_not_wait_for_people(world):
+    """Promise 7: who waits for what is pending hears so at once, and the next start follows it."""
+    daemon = four(world, shutdown={"drain_timeout": "25s"})
+    throw(world, "aegis.decision_delay=1h")
+    asking = Asking(daemon, "intent", SPEND, deadline=60)
+    gate_id = under_way(daemon, "pending")["gate_id"]
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look, daemon, gate_id, 60)
+        wait_for(lambda: daemon.status()["intake"]["connections"] == 3, what=daemon.status)  # the two and this one
+        begun = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - begun < 5
+        heard, seen = asking.answer(), looking.result(30)
+    assert (heard["verdict"], heard["final"], heard["gate_id"]) == ("pending", False, gate_id)
+    assert (seen["verdict"], seen["final"]) == ("pending", False)
+    daemon.start()
+    approve(world, heard["platform_id"])
+    assert look(daemon, gate_id, 20)["verdict"] == "allow"
+    assert posted(world) == 1
+
+
+def waiting_for_a_person(world, daemon, **fields):
+    """The answer to a question that the platform holds back for half a minute, and the gate."""
+    throw(world, "agentos.human_input_poll=30")
+    with Frames(daemon) as client:
+        client.deliver(world.ledger, [world.ledger.start("r")])
+    heard = ask(daemon, "human_input", {"prompt": "May I?"}, run_id="r", **fields)
+    return heard, look(daemon, heard["gate_id"])
+
+
+def reply(world, text):
+    """A person answers in the sandbox."""
+    (asked,) = world.platform.run("r")["waited_for"]
+    answer = world.platform.ask(lambda: world.platform.sandbox._emulation.act("agentos", asked["id"], "answer", text))
+    assert answer.status == 200, answer
+
+
+def test_a_long_poll_outlives_the_agents_deadline(world):
+    """§4: `pending` at the deadline; the person's answer comes on the same connection and is recorded."""
+    daemon = four(world)
+    heard, seen = waiting_for_a_person(world, daemon, deadline=1)
+    assert (heard["verdict"], heard["proceed"], heard["final"], seen["step"]) == ("pending", False, False, "sending")
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look, daemon, heard["gate_id"], 20)
+        reply(world, "go on")
+        found = looking.result(30)
+    assert (found["verdict"], found["proceed"], found["response"]["data"]["input"]) == ("allow", True, "go on")
+    (asked,) = world.platform.run("r")["waited_for"]
+    assert asked["posts"] == 1
+
+
+def test_killed_during_a_long_poll_nobody_knows(world):
+    """§4: the question may be on somebody's screen, and its name is not known: unavailable, and not asked again."""
+    daemon = four(world)
+    heard, _ = waiting_for_a_person(world, daemon, deadline=1, key="k")
+    daemon.kill()
+    daemon.start()
+    again = ask(daemon, "human_input", {"prompt": "May I?"}, run_id="r", key="k")
+    assert (again["verdict"], again["final"], again["repeated"]) == ("unavailable", True, True)
+    assert (look(daemon, heard["gate_id"])["acted"], len(world.platform.run("r")["waited_for"])) == (True, 1)
+
+
 def test_others_see_nothing_of_a_gate(world):
     """§5: unknown ids are 404; only admins resolve, and only what has no last word."""
     daemon = four(world)

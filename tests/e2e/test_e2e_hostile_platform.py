@@ -13,7 +13,9 @@ import pytest
 from hostile_kit import FACES, SANDBOX_AGENT, Round, Stage
 
 from agentd.sandbox.faces import face_names, load_face
-from agentd.sandbox.faults import Fault, parse_fault
+from agentd.sandbox.faults import Fault
+
+pytestmark = pytest.mark.slow
 
 # A platform at its best. A session that nobody knows and an action that says too little are refused; what asks for approval waits
 # for a person, who gives it; an advisory yes is none; what chose none of its options is no decision.
@@ -41,7 +43,7 @@ VALUES = {
     "ascend.decision_delay": ("0", "1h", "none"),
     "ascend.signing_secret": ("another",),
     "ascend.per_minute": ("1", "none"),
-    "decidefyi.inflight_s": ("0", "100ms"),
+    "decidefyi.inflight_s": ("0", "0.1"),
     "decidefyi.rate_limit": ("1", "none"),
     "decidefyi.monthly_cap": ("0", "1000000", "none"),
     "decidefyi.max_prompt_bytes": ("1", "16KiB"),
@@ -85,7 +87,7 @@ EXPECTED = {
     "agentos.invoke=awaiting_input": {"invoke": "pending"},
     "agentos.invoke=fail": {"invoke": "unavailable(made)"},
     "agentos.unknown_session=accept": {"session": "allow"},
-    "aegis.park=true": {"small": "review>allow"},
+    "aegis.park=true": {"small": "pending>allow"},
     "aegis.decision_delay=1h": every("pending>allow", "small", "large"),
     "aegis.deny_above=1": {"small": "deny"},
     "aegis.deny_above=none": {"large": "allow"},
@@ -133,6 +135,7 @@ EXPECTED = {
 }
 # What a switch needs beside it to make a difference.
 _REPEATS = {"once": "cut"}
+_TWIN = _REPEATS | {"at": ("yes", "outcome")}
 _PENDING = {"switches": ("ascend.decision=pending",)}
 _DELAYED = {"switches": ("ascend.decision=pending", "ascend.decision_delay=0"), "person": False}
 _MINUTE = {"switches": ("ascend.per_minute=1",), "used_up": "/ascend/api/deployment-info", "restart": True}
@@ -149,8 +152,8 @@ WITH = {
     "ascend.signing_secret": {"switches": ("ascend.signature=require",)},
     "ascend.per_minute=1": _MINUTE,
     "ascend.rate_headers": _MINUTE,
-    "decidefyi.inflight_409=on": _REPEATS,
-    "decidefyi.inflight_s": _REPEATS | {"switches": ("decidefyi.inflight_409=on",)},
+    "decidefyi.inflight_409=on": _TWIN,
+    "decidefyi.inflight_s": _TWIN | {"switches": ("decidefyi.inflight_409=on",)},
     "decidefyi.rate_limit=1": _RATION,
     "decidefyi.rate_limit_form": _RATION,
     "decidefyi.monthly_cap=0": _MONTH,
@@ -171,9 +174,7 @@ def choices(face):
 
 
 SWITCHES = {switch: values for face in FACES for switch, values in choices(face)}
-ROUNDS = [
-    f"{switch}={value}" for switch, values in SWITCHES.items() for value in (values or VALUES.get(switch, ()))
-]
+ROUNDS = [f"{switch}={value}" for switch, values in SWITCHES.items() for value in (values or VALUES.get(switch, ()))]
 
 
 def expected_of(faces, words):
@@ -243,6 +244,7 @@ FAULTS = {
     "200 null": Fault(status=200, body="null"),
 }
 EMPTY = ("200 null",)  # a record's answer may be anything where no source says what it holds
+LOOKS = ("cut", "hang", "503", "404 page", "200 page", "200 cut JSON", "200 null")
 GATES = {name for of in BASE.values() for name in of} - {"no_option"}
 EVERYWHERE = (
     every("kept>delivered", *(name for of in RECORDS.values() for name in of))
@@ -272,8 +274,6 @@ AT_FIRST = {
     ("aegis", "503"): every("unavailable", "small", "large"),
     ("ascend", "cut"): NO_ACTION | AT_SUBMIT["cut"] | {"heartbeat": "delivered again"},
     ("ascend", "503"): NO_ACTION,
-    ("decidefyi", "503"): NO_DECISION,
-    ("decisionos", "503"): NO_POLICY,
 }
 
 
@@ -316,7 +316,7 @@ def test_a_fault_at_the_submission(stage, fault):
     assert stage.play(Round(("ascend",), expected, faults=(at(fault, "/api/v1/actions/submit"),))) == expected
 
 
-@pytest.mark.parametrize("fault", params(FAULTS, of_looks))
+@pytest.mark.parametrize("fault", params(LOOKS, of_looks))
 def test_a_fault_at_the_looks(stage, fault):
     """§4: whatever goes wrong while agentd asks for a decision, the gate stays pending until the platform has decided."""
     expected = of_looks(fault)
@@ -330,7 +330,6 @@ def test_the_first_answer_goes_wrong(stage, case):
     face, _, fault = case.partition(" ")
     once = {"cut": "cut", "503": "status=503", "429": "retry_after=0s"}[fault]
     expected = of_first(case)
-    parse_fault(once)
     assert stage.play(Round((face,), expected, once=f"{once},face={face}")) == expected
 
 

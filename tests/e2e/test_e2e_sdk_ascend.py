@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -173,6 +174,35 @@ def test_a_platform_that_hangs_is_asked_once(standing, client):
     assert time.monotonic() - begun < 5
     standing.world.platform.faults()
     assert posts(standing) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["hang", "latency=30s"])
+def test_a_daemon_that_is_killed_before_it_answers_asks_once(standing, client, fault):
+    """kill -9 between the submission and its answer: the SDK's layers ask the next daemon, which knows that it was sent."""
+    standing.world.platform.faults(f"{fault},face=ascend,path={SUBMIT}")
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(client.evaluate_action, "transaction", "bank")
+        wait_for(lambda: posts(standing))
+        standing.daemon.kill()
+        standing.daemon.start()
+        with pytest.raises(AuthorizationError, match="do not repeat it"):
+            asking.result(60)
+    standing.world.platform.faults()
+    assert posts(standing) == 1
+    assert len(standing.daemon.entries("gate_repeated")) == 1
+    assert client.evaluate_action("transaction", "bank").action_id, "who asks anew after that is answered anew"
+    assert posts(standing) == 2
+
+
+def test_what_was_heard_before_a_kill_is_over(standing, client):
+    """The same wish after kill -9 is another action, since the first had its answer."""
+    first = client.evaluate_action("query", "invoices")
+    client.log_action_completed(first.action_id)  # is on disk when it returns, and so is that the answer was heard
+    standing.daemon.kill()
+    standing.daemon.start()
+    assert client.evaluate_action("query", "invoices").action_id != first.action_id
+    assert (posts(standing), standing.daemon.entries("gate_repeated")) == (2, [])
 
 
 # -- refused -----------------------------------------------------------------------------------------------------------------------

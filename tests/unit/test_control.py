@@ -13,7 +13,7 @@ import pytest
 
 from agentd.config import Config, Destination, Listen, Loaded, Security
 from agentd.control import DaemonControl
-from agentd.intake import Peer
+from agentd.intake import Grant, Peer
 from agentd.outcomes import Cause
 from agentd.queued import Death, Entry, Ref, Source
 from agentd.records import LossClass
@@ -222,12 +222,34 @@ async def test_a_flush_until_stored_hurries_nobody(parts):
 async def test_a_run_is_told_from_all_places(parts):
     """What of a run is delivered, queued and dead, with the platform's id; a run that nobody knows is None."""
     control, spool, _ = parts
-    assert await control.run("r") is None
+    asked = {"viewer": OWNER, "admin": False, "grant": Grant()}
+    assert await control.run("r", **asked) is None
     spool.refs.owners = lambda _kind, _id: [Ref("cloud", "run", "r", "billing", 1000, 1, "known", "p-r", delivered=6)]
     spool.lane_counts["cloud", "run:r"] = 2
     spool.letters = [letter(), letter(lane="run:other")]
-    found = (await control.run("r"))["destinations"]["cloud"]
+    found = (await control.run("r", **asked))["destinations"]["cloud"]
     assert found == {"platform_id": "p-r", "state": "known", "ended": False, "delivered": 6, "queued": 2, "dead": 1}
+
+
+@pytest.mark.parametrize(
+    ("viewer", "admin", "grant", "named"),
+    [
+        (OWNER, False, Grant(), True),
+        (OWNER, False, Grant(("billing",), frozenset({"cloud"})), True),
+        (OWNER, False, Grant(("sales",)), False),
+        (OWNER, False, Grant(None, frozenset({"other"})), False),
+        (STRANGER, False, Grant(), False),
+        (STRANGER, True, Grant(), True),
+    ],
+)
+async def test_the_platforms_id_of_a_run_is_its_owners(parts, viewer, admin, grant, named):
+    """Others see how far a run is, and not by what name it can be had of the platform."""
+    control, spool, _ = parts
+    spool.refs.owners = lambda _kind, _id: [
+        Ref("cloud", "run", "r", "billing", OWNER.uid, 1, "known", "p-r", delivered=6)
+    ]
+    found = (await control.run("r", viewer=viewer, admin=admin, grant=grant))["destinations"]["cloud"]
+    assert (found["platform_id"], found["delivered"]) == ("p-r" if named else None, 6)
 
 
 @pytest.mark.parametrize(

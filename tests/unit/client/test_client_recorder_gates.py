@@ -125,6 +125,17 @@ def test_a_persons_answer(client, agentd_recorder):
         client.request_human_input("Go?")
 
 
+@pytest.mark.parametrize(("timeout", "given", "deadline"), [(30, 30, 35), (0.2, 1, 5.2), (86_398, 86_398, 86_400)])
+def test_a_persons_time_ends_before_the_deadline(client, agentd_recorder, timeout, given, deadline):
+    """So that the platform's word that nobody replied comes in time; no deadline is longer than the daemon takes."""
+    agentd_recorder.answer("human_input", "allow", response={"input": "go"})
+    client.request_human_input("Go?", timeout=timeout)
+    (asked,) = agentd_recorder.gates
+    assert (asked.request["timeout_seconds"], asked.deadline) == (given, pytest.approx(deadline))
+    with pytest.raises(ValueError, match="deadline"):
+        client.request_human_input("Go?", timeout=-1)
+
+
 def test_the_async_client(agentd_recorder):
     """The same script for both."""
     agentd_recorder.answer("action", "allow")

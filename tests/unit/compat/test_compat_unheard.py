@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from agentd.compat.unheard import _KEPT_S, _MAX_OPEN, Connection, Unheard
+from agentd.compat.unheard import _MAX_OPEN, Connection, Unheard
 from agentd.errors import SpoolFull
+from agentd.gate.owed import KEPT_S
 from agentd.intake.protocol import HttpProtocol
 
 
@@ -87,12 +88,12 @@ async def test_an_answer_that_came_too_late_is_kept_for_its_caller(unheard, now)
     task = await asking(unheard, platform, gone)
     gone.is_there = False
     await task
-    now[0] = _KEPT_S - 1
+    now[0] = KEPT_S - 1
     assert await (await asking(unheard, platform, Caller())) == "first"
     platform.answers.put_nowait("second")
     task = await asking(unheard, platform, gone)
     await task
-    now[0] += _KEPT_S + 1
+    now[0] += KEPT_S + 1
     platform.answers.put_nowait("third")
     assert await (await asking(unheard, platform, Caller())) == "third"
     assert platform.asked == 3

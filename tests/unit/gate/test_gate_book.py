@@ -101,3 +101,17 @@ def test_what_may_be_asked_again_under_its_key():
         brief(1, word=Word.UNAVAILABLE, acted=False, step=Step.SENDING),
     ):  # fmt: skip
         assert not may_ask_again(other)
+
+
+def test_no_owner_has_it_all():
+    """Three quarters of the room, of what is under way and of its number are one owner's at most; the rest is for others."""
+    open_ones = book(*(brief(number, step=Step.SENDING) for number in range(3)), size=100, open_bytes=400, under_way=4)
+    owner = owner_of(1000, -1)
+    assert (open_ones.room(1, owner), open_ones.room(100, owner + 1)) == (False, True)
+    few = book(*(brief(number, step=Step.SENDING) for number in range(2)), size=100, open_bytes=400)
+    assert (few.room(100, owner), few.room(101, owner), few.room(200, owner + 1)) == (True, False, True)
+    keyed = book(*(brief(number, key=f"k{number}") for number in range(3)), size=100, max_bytes=400)
+    assert (keyed.room(1, owner), keyed.room(100, owner + 1)) == (False, True)
+    keyed.prune(10**18, 0)
+    assert keyed.room(100, owner)
+    assert not book(*(brief(number, step=Step.SENDING) for number in range(4)), under_way=4).room(1, owner + 1)

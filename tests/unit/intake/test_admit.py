@@ -443,8 +443,12 @@ def test_more_runs_than_are_remembered_wait_together(intake, monkeypatch):
     for run in "abcd":
         assert intake.admit(event(run, level="warn"), turned_away=away).accepted == 0
     assert list(away) == ["one run:a", "one run:b", "one "]
+    assert intake.admit(event("a", level="error"), turned_away=away).accepted == 0
     intake.shelf.room = 10**9
-    for run, right in (("d", False), ("new", False), ("c", True), ("d", True), ("a", True), ("b", True), ("new", True)):
+    assert intake.admit(event("a", level="error"), turned_away=away).accepted == 0
+    for level in ("warn", "error"):  # once its first has come, a run that is known waits for no other
+        assert intake.admit(event("a", level=level), turned_away=away).accepted == 1
+    for run, right in (("d", False), ("new", False), ("c", True), ("d", True), ("b", True), ("new", True)):
         assert intake.admit(event(run, level="warn"), turned_away=away).accepted == right, run
     assert away == {}
 

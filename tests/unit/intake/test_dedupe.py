@@ -102,9 +102,10 @@ def test_parts_are_kept_over_a_restart():
         assert other.look(5, rid(1), b"a") is Seen.PART
         assert [other.has(5, rid(1), name) for name in ("one", "two", "three")] == [True, True, False]
     assert [count(row) for row in rows] == [1, 1, 1]
-    small = Window(1)
+    small = Window(2)
     small.restore(b"".join(rows))
-    assert small.look(5, rid(1), b"a") is Seen.PART
+    small.add(5, rid(3), b"c")
+    assert [small.look(5, rid(1), b"a"), small.look(5, rid(2), b"b")] == [Seen.PART, Seen.NEW]
 
 
 def test_a_part_that_was_not_kept_is_forgotten_alone():

@@ -675,3 +675,29 @@ async def test_a_full_disk_lets_nothing_past_what_it_refused(intake):
     assert await answers(intake, envelope(2, event("c", level="warn"))) == [(0, [0])]
     assert await answers(intake, envelope(3, event("a", level="warn"), event("b", level="warn"))) == [(2, [])]
     assert types(intake) == ["a", "b"]
+
+
+async def test_a_full_disk_takes_back_what_came_before_what_it_had_no_room_for(intake):
+    """Promise 2: of one envelope, what the disk refused after all comes before what found no room in the queue."""
+    intake.shelf.room = 300
+    large = event("large", level="warn", payload="x" * 300)
+    future = intake.submit(envelope(1, event("small", level="warn"), large), stream=STREAM)
+    intake.shelf.fail()
+    assert (await future).accepted == 0
+    intake.shelf.room = 10**9
+    assert await answers(intake, envelope(2, large)) == [(0, [0])]
+    assert await answers(intake, envelope(3, event("small", level="warn"), large)) == [(2, [])]
+    assert types(intake) == ["small", "large"]
+
+
+async def test_parts_that_go_their_own_ways_count_once(two):
+    """The rest of a silent record finds room in the moment in which the disk refuses the other part: it is one record all the same."""
+    future = two.submit(event(), hold=True)
+    await two.idle()
+    two.shelf.make_room()
+    two.shelf.fail()
+    await two.idle()
+    two.shelf.commit()
+    assert placed(two) == [("one", "t"), ("two", "t")]
+    assert ((await future).accepted, two.admission.accepted, +two.admission.refused) == (1, 1, {})
+    await two.sink.close()

@@ -208,9 +208,9 @@ def test_another_success_is_a_review(status):
         (429, {"ok": False, "error": "RATE_LIMIT_EXCEEDED", "retry_after": 3}, False, 3.0),
         (429, {"error": "DECIDE_API_MONTHLY_CAP_EXCEEDED", "retry_after": 9}, False, None),
         (429, {"v": "monthly_cap_exceeded"}, False, None), (429, {"error": "DECIDE_AI_BUDGET_EXHAUSTED"}, False, None),
-        (500, {"c": "unclear", "v": "try again"}, True, None), (502, b"<html>", True, None), (503, {"retryable": True}, True, None),
+        (500, {"c": "unclear", "v": "try again"}, True, 1.0), (502, b"<html>", True, 1.0), (503, {"retryable": True, "retry_after": 2}, True, 2.0),
         (503, {"error": "RULEBOOK_ATTESTATION_SIGNATURE_REQUIRED"}, False, None), (503, {"error": "DECIDE_AI_DISABLED_ZERO_COST"}, False, None),
-        (301, b"", False, None), (302, b"", True, None), (307, b"", False, None), (600, record(), True, None),
+        (301, b"", False, None), (302, b"", True, None), (307, b"", False, None), (600, record(), True, 1.0),
     ],
 )  # fmt: skip
 def test_refusals(status, body, acted, again_s):

@@ -198,7 +198,7 @@ def test_another_success_is_a_review(status):
         (400, {"error": "bad"}, False, None, "bad"), (422, {"message": "bad"}, False, None, "bad"), (401, b"", False, None, "401"),
         (402, {"error": "used up"}, False, None, "quota"), (403, b"", False, None, "403"), (404, {"error": "no agent"}, False, None, "agent 'billing'"),
         (404, b"<html>", False, None, "base_url"), (409, {"error": "exists"}, True, None, "requestId"), (429, b"", False, 1.0, "429"),
-        (408, b"", True, None, "408"), (500, b"", True, None, "500"), (503, answer(OK), True, None, "503"), (302, b"", True, None, "base_url"),
+        (408, b"", True, None, "408"), (500, b"", True, 1.0, "500"), (503, answer(OK), True, 1.0, "503"), (302, b"", True, None, "base_url"),
     ],
 )  # fmt: skip
 def test_refusals(status, body, acted, again_s, said):

@@ -267,3 +267,13 @@ async def test_a_newer_agentds_fields_are_no_damage():
     for body in (msgspec.msgpack.encode([*fields, "more"]), msgspec.msgpack.encode(fields[:15])):
         read = gaterows.decode(1, gaterows._sum(body) + body)
         assert structs.replace(read, row=1).request == gate().request
+
+
+async def test_rows_from_before_sdks_were_owed_anything_are_read(harness):
+    """An upgrade finds the gates of the version before, tag and row."""
+    new = gaterows.encode(gate(owed=b"d" * 32, status=201))
+    old = [msgspec.msgpack.decode(data[4:]) for data in (new.value, new.tag)]
+    value, tag = (msgspec.msgpack.encode(fields) for fields in (old[0][:-2], old[1][:-1]))
+    assert (gaterows.decode(1, new.value).status, gaterows.decode_brief(1, new.tag).owed) == (201, b"d" * 32)
+    read = gaterows.decode(1, gaterows._sum(value) + value)
+    assert (read, gaterows.decode_brief(1, gaterows._sum(tag) + tag)) == (gate(), brief_of(gate()))

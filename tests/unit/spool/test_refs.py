@@ -43,6 +43,32 @@ def test_a_reference_is_found_by_what_the_platform_calls_it(refs):
     assert refs._by_name == {}
 
 
+def test_whose_a_thing_is_is_known_by_either_name(refs):
+    """Owners are found by the platform's id, too, but where somebody introduced that very id."""
+    one = refs.introduce(ref("r1"))
+    refs.learn("cloud", "run", "r1", "P-1", 5)
+    assert refs.owners("run", "P-1") == [one]
+    assert refs.owners("decision", "P-1") == []
+    elsewhere = refs.introduce(Ref("local", "run", "P-1", "sales", 7, 2))
+    assert refs.owners("run", "P-1") == [elsewhere, one]
+    here = refs.introduce(Ref("cloud", "run", "P-1", "sales", 7, 3))
+    assert refs.owners("run", "P-1") == [elsewhere, here]
+
+
+@pytest.mark.parametrize(("uid", "agent"), [(7, "billing"), (7, ""), (1000, "sales")])
+def test_what_is_anothers_at_the_platform_is_not_learned(refs, uid, agent):
+    """Who guesses the key under which another began a thing gets a dead reference; the first keeps what is his."""
+    one = refs.introduce(Ref("cloud", "run", "r1", "billing", 1000, 1))
+    refs.learn("cloud", "run", "r1", "P-1", 5)
+    thief = refs.introduce(Ref("cloud", "run", "mine", agent, uid, 2))
+    assert refs.learn("cloud", "run", "mine", "P-1", 6) is thief
+    assert (thief.state, thief.platform_id, thief.row in refs.changed) == (DEAD, None, True)
+    assert refs.named("cloud", "run", "P-1") == [one]
+    again = refs.introduce(Ref("cloud", "run", "r1 again", "", 1000, 3))
+    refs.learn("cloud", "run", "r1 again", "P-1", 7)
+    assert (again.state, again.platform_id) == (KNOWN, "P-1")
+
+
 def test_a_repeated_introduction_changes_nothing(refs):
     """The first introduction stands; after a dead one a new introducer may try."""
     made = refs.introduce(ref())
