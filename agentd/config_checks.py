@@ -10,10 +10,10 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from agentd import globs
 from agentd.errors import ConfigError
 from agentd.records import KINDS
 from agentd.wire import MAX_FRAME_BYTES
@@ -198,7 +198,5 @@ def _check_overlap(config: Config, where: str, kinds_of: Callable[[str], Iterabl
 
 
 def _agents_overlap(a: Destination, b: Destination) -> bool:
-    """Whether some agent's records reach both: a missing table takes every agent, a glob is taken to meet any name like it."""
-    if a.agents is None or b.agents is None:
-        return True
-    return any(fnmatchcase(x, y) or fnmatchcase(y, x) for x in a.agents for y in b.agents)
+    """Whether some agent's records reach both; without a table a destination takes every agent."""
+    return a.agents is None or b.agents is None or globs.any_common(a.agents, b.agents)

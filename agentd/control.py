@@ -41,7 +41,10 @@ class DaemonControl:
         connections: Callable[[], int],
         http_url: Callable[[], str | None] = lambda: None,
         keeper: Keeper | None = None,
+        *,
+        decides: bool = True,
     ) -> None:
+        """`decides` False: agents run under the daemon's own uid, so that nobody on the socket may decide for them."""
         self.draining = False
         self._loaded = loaded
         self._config = loaded.config
@@ -51,6 +54,7 @@ class DaemonControl:
         self._connections = connections
         self._http_url = http_url
         self._keeper = keeper
+        self._decides = decides
         self._started = time.time()
         self._started_mono = time.monotonic()
         self._metrics = Metrics(
@@ -79,6 +83,9 @@ class DaemonControl:
 
     def is_admin(self, peer: Peer) -> bool:
         return peer.local and peer.uid in self._admins
+
+    def may_decide(self, peer: Peer) -> bool:
+        return self._decides and self.is_admin(peer)
 
     # -- status ------------------------------------------------------------------------------------------------------
 

@@ -186,13 +186,17 @@ class Left(NamedTuple):
 class Daemon:
     """One run of the daemon. `ready` is set once it takes records; `left` says after the end what stays on disk, by destination."""
 
-    def __init__(self, loaded: Loaded, env: Mapping[str, str], *, handle_signals: bool = True) -> None:
-        """`handle_signals` False leaves SIGTERM and SIGINT to the caller, who ends it by `stop`."""
+    def __init__(self, loaded: Loaded, env: Mapping[str, str], *, beside: bool = False) -> None:
+        """`beside` a command, in its supervisor's process.
+
+        SIGTERM and SIGINT are left to the caller, who ends it by `stop`; and since the command runs under our own uid, being of
+        that uid is no reason to let anybody decide what agents may do.
+        """
         self.loaded = loaded
         self.ready = asyncio.Event()
         self.left: dict[str, Left] = {}
         self.dead_letters = 0  # known at the end
-        self._handle_signals = handle_signals
+        self._beside = beside
         self.config = loaded.config
         self.targets = targets_of(self.config, env)
         self.access = Access(self.config.security, read_tokens(self.config, env))
@@ -204,7 +208,7 @@ class Daemon:
 
     async def run(self) -> int:
         """From start to end. Returns the exit status: 1 if a part of the daemon died, 0 otherwise."""
-        with _signals(self.stop) if self._handle_signals else contextlib.nullcontext():
+        with contextlib.nullcontext() if self._beside else _signals(self.stop):
             async with contextlib.AsyncExitStack() as stack:
                 spool = await self._open_spool()
                 stack.push_async_callback(spool.close)
@@ -232,6 +236,7 @@ class Daemon:
                     lambda: server[0].connections if server else 0,
                     lambda: self.http_url or None,
                     keeper,
+                    decides=not self._beside,
                 )
                 for name, courier in couriers.items():
                     courier.observe(control.observer(name))
@@ -244,7 +249,7 @@ class Daemon:
                     sink=sink,
                     keeper=keeper,
                     http=http,
-                    is_admin=control.is_admin,
+                    is_admin=control.may_decide,
                 ).add_to(app)
                 server.append(Server(self.config, sink, app))
                 await server[0].start()

@@ -63,6 +63,7 @@ class Seal(Struct, array_like=True):
 
 INTRODUCED, KNOWN, DEAD = "introduced", "known", "dead"
 GATE_LANE = "gate:"  # begins the lane of a reference that a gate introduced; the gate's id follows
+NO_GATE = "no-gate:"  # begins the id of a verdict that a client had to make up, since no agentd gave it one
 
 
 class Ref(Struct, array_like=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import resource
 import signal
@@ -23,6 +24,7 @@ _PASSED = (
     signal.SIGCONT,
 )  # fmt: skip
 _FROM_THE_TERMINAL = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH, signal.SIGCONT})
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as a shell has them
 
 
@@ -51,8 +53,31 @@ async def run_beside(daemon: Daemon, command: Sequence[str], env: Callable[[], M
     return code or failed
 
 
+async def deliver(daemon: Daemon) -> int:
+    """Start, deliver what is there, end. Returns the daemon's status."""
+    running = asyncio.create_task(daemon.run(), name="daemon")
+    ready = asyncio.create_task(daemon.ready.wait(), name="daemon's start")
+    await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
+    ready.cancel()
+    daemon.stop()
+    with _passing(daemon.stop):
+        return await running
+
+
+def hide() -> None:
+    """Keep our environment, which holds the platforms' keys, from the command: it runs under our own uid.
+
+    A process that is not dumpable has its /proc/PID/environ closed to its own uid (prctl(2), PR_SET_DUMPABLE); root sees it
+    all the same. A program that is executed is dumpable again.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
 async def run_command(command: Sequence[str], env: Mapping[str, str], files: tuple[int, int] | None = None) -> int:
     """Run a command with our signals passed on. Returns its exit status. `files` is the limit of open files to give it."""
+    if not command[0]:
+        sys.stderr.write("agentd: the command's name is empty\n")
+        return _NOT_FOUND
     try:
         process = await asyncio.create_subprocess_exec(*command, env=dict(env))
         if files is not None:

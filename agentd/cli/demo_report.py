@@ -96,7 +96,7 @@ def conclude(agents: dict[str, Any], status: Status, sandbox: Sandbox, outage: O
             f"with the platform gone for {outage.seconds:.1f}s, {outage.accepted} more records were accepted;"
             f" at most {outage.most_queued} waited",
         ),
-        *_ends(reports, runs),
+        *_ends(told),
         *(() if governed is None else judge(governed, sandbox)),
     ]
     return Result(reports, runs, governed, status, outage, checks)
@@ -170,16 +170,16 @@ def _once(sandbox: Sandbox, every: Sum) -> Check:
     return Check(recognisable, f"{again} came again after a lost answer, with the same key and the same bytes")
 
 
-def _ends(reports: list[dict[str, Any]], runs: list[dict[str, Any]]) -> Iterator[Check]:
+def _ends(told: list[tuple[dict[str, Any], dict[str, Any]]]) -> Iterator[Check]:
     """The platform knows of each run how it ended, and of the one that failed also why."""
-    failed = [run for run in runs if run["status"] == "failed"]
+    failed = [run for _, run in told if run["status"] == "failed"]
     right = all(
-        run["status"] == ("failed" if report["error"] else "completed")
+        run["status"] == ("failed" if report.get("error") else "completed")
         and len(run["terminals"]) == 1
-        and (report["error"] or "") in run.get("error_message", "")
-        for report, run in zip(reports, runs, strict=True)
+        and (report.get("error") or "") in run.get("error_message", "")
+        for report, run in told
     )
-    yield Check(right, f"each run ended as its agent did: {len(runs) - len(failed)} completed, {len(failed)} failed")
+    yield Check(right, f"each run ended as its agent did: {len(told) - len(failed)} completed, {len(failed)} failed")
 
 
 def ended(exit_code: int | None) -> Check:

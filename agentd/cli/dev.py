@@ -21,6 +21,7 @@ import msgspec
 from agentd.cli.options import config_option, load_config
 from agentd.cli.sandbox import AGENT_ID, API_KEY
 from agentd.config import Batch, Config, Destination, Duration, Loaded, Secret, Size
+from agentd.errors import StateError
 
 if TYPE_CHECKING:
     from agentd.sandbox import Sandbox
@@ -65,29 +66,40 @@ def dev(
         ctx.exit(asyncio.run(_run(there, loaded, Path(place), command, env, stays=stays)))
 
 
+async def _begin(there: Sandbox, port: int) -> None:
+    try:
+        await there.start()
+    except OSError as error:
+        raise StateError(f"127.0.0.1:{port}: {error.strerror}; say --port 0 for a free one") from error
+
+
 async def _run(
     there: Sandbox, loaded: Loaded, place: Path, command: tuple[str, ...], env: Mapping[str, str], *, stays: bool
 ) -> int:
-    from agentd.cli.beside import run_beside
+    from agentd.cli.beside import hide, run_beside
     from agentd.cli.child_env import child_env
-    from agentd.cli.sidecar import TOKEN_VARIABLE, last_line, outcome_of, settings
+    from agentd.cli.sidecar import TOKEN_VARIABLE, last_line, outcome_of, say, settings
     from agentd.daemon import Daemon
 
-    async with there:
+    await _begin(there, there.port)
+    try:
         page = f"{there.url}/_sandbox/"
         sys.stderr.write(f"agentd dev: {page} shows what the platforms receive\n")
         config = emulated(loaded.config, there)
         ours = settings(config, socket=str(place / "agentd.sock"), folder=place / "state")
         token = secrets.token_urlsafe(32)
         secret = {_KEY_VARIABLE: API_KEY, TOKEN_VARIABLE: token}
-        daemon = Daemon(msgspec.structs.replace(loaded, config=ours), {**env, **secret}, handle_signals=False)
+        daemon = Daemon(msgspec.structs.replace(loaded, config=ours), {**env, **secret}, beside=True)
+        hide()
         code = await run_beside(
             daemon, command, lambda: child_env(env, config, ours.listen.socket, daemon.http_url, token)
         )
-        sys.stderr.write(last_line(outcome_of(code, daemon), "the sandbox's daemon, which is gone") + "\n")
+        say(last_line(outcome_of(code, daemon), "the sandbox's daemon, which is gone"))
         if stays:
             sys.stderr.write(f"agentd dev: the command ended with {code}; {page} stays until Ctrl-C\n")
             await _interrupt()
+    finally:
+        await there.stop()
     return code
 
 

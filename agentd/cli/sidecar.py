@@ -7,11 +7,13 @@ this run in place of the keys. If `AGENTD_SOCKET` is set already the command joi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,6 +38,7 @@ class Outcome(NamedTuple):
     code: int
     left: dict[str, tuple[int, str]]
     dead: int
+    elsewhere: bool = False  # what remains lies in a folder that another sidecar has left
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -52,7 +55,7 @@ def sidecar(ctx: click.Context, require_delivered: bool, command: tuple[str, ...
 
 def run_sidecar(loaded: Loaded, command: tuple[str, ...], *, require_delivered: bool) -> int:
     """Daemon and command to their ends. Returns the exit status; the last line says what remains."""
-    from agentd.cli.sidecar_state import settle
+    from agentd.cli.sidecar_state import foreign, settle
     from agentd.daemon import targets_of
     from agentd.logs import set_up
 
@@ -60,11 +63,35 @@ def run_sidecar(loaded: Loaded, command: tuple[str, ...], *, require_delivered: 
     set_up(config.log.level, config.log.format)
     targets = targets_of(config, os.environ)
     identities = {name: target.identity for name, target in targets.items()}
-    folder, outcome = _run_where_it_is_free(loaded, Path(config.spool.directory) / "sidecars", identities, command)
+    base = Path(config.spool.directory) / "sidecars"
+    folder, outcome = _run_where_it_is_free(loaded, base, identities, command)
     if not outcome.left:
         settle(folder)
-    sys.stderr.write(last_line(outcome, str(folder)) + "\n")
+        outcome = _deliver_others(loaded, base, identities, outcome)
+    say(last_line(outcome, str(base if outcome.elsewhere else folder), foreign(base, identities)))
     return status(outcome, require_delivered=require_delivered)
+
+
+def _deliver_others(loaded: Loaded, base: Path, identities: dict[str, str], outcome: Outcome) -> Outcome:
+    """What sidecars that ran beside one another have left, folder by folder, as long as it goes through."""
+    from agentd.cli.sidecar_state import settle, waiting
+
+    for folder in waiting(base, identities):
+        try:
+            other = run_in(loaded, folder, ())
+        except AlreadyRunning:  # somebody else has adopted it meanwhile
+            continue
+        if other.left:
+            return outcome._replace(left=other.left, elsewhere=True)
+        settle(folder)
+    return outcome
+
+
+def say(line: str) -> None:
+    """A line for people; nobody has to be there to read it, and the status stays the command's."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
 
 
 def _run_where_it_is_free(
@@ -84,8 +111,8 @@ def _run_where_it_is_free(
 
 
 def run_in(loaded: Loaded, folder: Path, command: tuple[str, ...]) -> Outcome:
-    """One run with its state in `folder`."""
-    from agentd.cli.beside import run_beside
+    """One run with its state in `folder`; without a command it only delivers what is there."""
+    from agentd.cli.beside import deliver, hide, run_beside
     from agentd.cli.child_env import child_env
     from agentd.daemon import Daemon
 
@@ -94,13 +121,14 @@ def run_in(loaded: Loaded, folder: Path, command: tuple[str, ...]) -> Outcome:
     try:
         ours = settings(loaded.config, socket=str(place / "agentd.sock"), folder=folder)
         daemon = Daemon(
-            msgspec.structs.replace(loaded, config=ours), {**os.environ, TOKEN_VARIABLE: token}, handle_signals=False
+            msgspec.structs.replace(loaded, config=ours), {**os.environ, TOKEN_VARIABLE: token}, beside=True
         )
+        hide()
 
         def env() -> dict[str, str]:
             return child_env(os.environ, loaded.config, ours.listen.socket, daemon.http_url, token)
 
-        code = asyncio.run(run_beside(daemon, command, env))
+        code = asyncio.run(run_beside(daemon, command, env) if command else deliver(daemon))
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return outcome_of(code, daemon)
@@ -117,25 +145,31 @@ def status(outcome: Outcome, *, require_delivered: bool) -> int:
 
 
 def settings(config: Config, *, socket: str, folder: Path) -> Config:
-    """The configuration of a sidecar: its own socket, loopback listener, token and state folder."""
-    rule = TokenRule(Secret(env=TOKEN_VARIABLE))
+    """The configuration of a sidecar: its own socket, loopback port, token and state folder, and no way into the control plane.
+
+    What a configuration says of `listen.http` and tokens is said to the host's daemon, which may run at the same time.
+    """
     replace = msgspec.structs.replace
+    closed = {name: replace(one, passthrough="agent") for name, one in config.destinations.items()}
     return replace(
         config,
-        listen=replace(config.listen, socket=socket, http=config.listen.http or "127.0.0.1:0", mode="0600", group=None),
+        listen=replace(config.listen, socket=socket, http="127.0.0.1:0", mode="0600", group=None),
         spool=replace(config.spool, directory=str(folder)),
-        security=replace(config.security, tokens=[*config.security.tokens, rule]),
+        security=replace(config.security, tokens=[TokenRule(Secret(env=TOKEN_VARIABLE))]),
+        destinations=closed,
     )
 
 
-def last_line(outcome: Outcome, folder: str) -> str:
-    """What remains, why and where."""
-    buried = f"; {outcome.dead} dead letters are kept in {folder}" if outcome.dead else ""
+def last_line(outcome: Outcome, folder: str, others: Sequence[Path] = ()) -> str:
+    """What remains, why and where. `others` may hold records for other destinations."""
+    more = f"; {outcome.dead} dead letters are kept in {folder}" if outcome.dead else ""
+    if others:
+        more += f"; records for other destinations or addresses may be left in {', '.join(map(str, others))}"
     if not outcome.left:
-        return f"agentd: nothing waits{buried}" if buried else "agentd: everything was delivered"
+        return f"agentd: nothing waits{more}" if more else "agentd: everything was delivered"
     total = sum(count for count, _ in outcome.left.values())
     why = "; ".join(f"{count} for {name}: {reason}" for name, (count, reason) in outcome.left.items())
-    return f"agentd: {total} records remain in {folder} for the next sidecar ({why}){buried}"
+    return f"agentd: {total} records remain in {folder} for the next sidecar ({why}){more}"
 
 
 def join(command: tuple[str, ...], *, require_delivered: bool) -> int:
@@ -148,10 +182,29 @@ def join(command: tuple[str, ...], *, require_delivered: bool) -> int:
         daemon.get("/healthz")
     except AgentdError as error:
         raise StateError(f"AGENTD_SOCKET is set, and no daemon answers there: {error}") from error
-    code = asyncio.run(run_command(command, os.environ))
-    waited = daemon.post("/v1/flush", timeout_s=15.0, until="delivered", timeout=10)
-    reason = str(waited.get("reason") or "still on its way")
-    left = {name: (int(count), reason) for name, count in (waited.get("left") or {}).items()}
+    code = asyncio.run(run_command(command, _joined_env()))
+    left = {}
+    try:
+        waited = daemon.post("/v1/flush", timeout_s=15.0, until="delivered", timeout=10)
+        reason = str(waited.get("reason") or "still on its way")
+        left = {name: (int(count), reason) for name, count in (waited.get("left") or {}).items()}
+    except AgentdError as error:  # not an admin there, or it has gone: what it holds is its own to deliver
+        say(f"agentd: the daemon at {daemon.socket} does not say whether everything was delivered: {error}")
+        return _NOT_DELIVERED if require_delivered and code == 0 else code
     outcome = Outcome(code, left, 0)
-    sys.stderr.write(last_line(outcome, f"the daemon at {daemon.socket}") + "\n")
+    say(last_line(outcome, f"the daemon at {daemon.socket}"))
     return status(outcome, require_delivered=require_delivered)
+
+
+def _joined_env() -> dict[str, str]:
+    """Ours without the platforms' keys; where we are in a sidecar ourselves, what stands there is its local token."""
+    from agentd.cli.child_env import TOKEN, secret_variables
+
+    token = os.environ.get(TOKEN)
+    secret = secret_variables(Config())
+    taken = [name for name, value in os.environ.items() if name in secret and value != token]
+    if taken:
+        say(
+            f"agentd: {', '.join(taken)} taken out of the command's environment; its SDKs are not led to the daemon that it joins"
+        )
+    return {name: value for name, value in os.environ.items() if name not in taken}

@@ -32,13 +32,27 @@ def choose(base: Path, identities: Mapping[str, str]) -> Path:
     """The folder to use: a free one that may still hold records, else any free one, else a new one. Raises StateError."""
     stem = purpose(identities)
     free = [folder for folder in _existing(base, stem) if _is_free(folder)]
-    waiting = [folder for folder in free if not (folder / _SETTLED).exists()]
-    if waiting or free:
-        chosen = (waiting or free)[0]
+    unsettled = [folder for folder in free if not (folder / _SETTLED).exists()]
+    if unsettled or free:
+        chosen = (unsettled or free)[0]
         with contextlib.suppress(FileNotFoundError):
             (chosen / _SETTLED).unlink()
         return chosen
     return _create(base, stem)
+
+
+def waiting(base: Path, identities: Mapping[str, str]) -> list[Path]:
+    """Free folders of the same purpose that may still hold records: sidecars that ran beside one another left them."""
+    return [f for f in _existing(base, purpose(identities)) if not (f / _SETTLED).exists() and _is_free(f)]
+
+
+def foreign(base: Path, identities: Mapping[str, str]) -> list[Path]:
+    """Free folders of other purposes that may still hold records: for other destinations, or for these under another address."""
+    if not base.is_dir():
+        return []
+    stem = purpose(identities) + "-"
+    folders = sorted(folder for folder in base.iterdir() if folder.is_dir() and not folder.name.startswith(stem))
+    return [folder for folder in folders if not (folder / _SETTLED).exists() and _is_free(folder)]
 
 
 def settle(folder: Path) -> None:
@@ -59,7 +73,9 @@ def _create(base: Path, stem: str) -> Path:
     for number in range(1, _MAX_FOLDERS):
         folder = base / f"{stem}-{number}"
         try:
-            folder.mkdir(parents=True, mode=0o700)
+            for place in (*reversed(base.parents), base):  # mkdir gives the parents that it makes another mode
+                place.mkdir(mode=0o700, exist_ok=True)
+            folder.mkdir(mode=0o700)
         except FileExistsError:
             continue
         except OSError as error:

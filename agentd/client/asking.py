@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from agentd.client.arguments import known_only, seconds, seconds_above_0, text
 from agentd.client.gates import Question, Steps, ask_as, decided, input_of, make_question, wait_as
 from agentd.client.runs import current_run, current_span
 from agentd.client.verdict import Verdict
 
 if TYPE_CHECKING:
+    from decimal import Decimal
     from typing import Unpack
 
     from agentd.client.channel import Channel
@@ -54,7 +56,7 @@ class Questions:
             named["run_id"] = run.run_id
             named["agent_id"] = named["agent_id"] or run.agent_id  # of neither: agentd knows whose run it is
         else:
-            named["agent_id"] = named["agent_id"] or self._sender.agent_id
+            named["agent_id"] = named["agent_id"] or self._sender.agent_id or None
         if "span_id" not in options and span is not None and span.run.run_id == named["run_id"]:
             named["span_id"] = span.span_id
         question = make_question(gate, asked, options.get("deadline"), options.get("key"), **named)
@@ -75,6 +77,9 @@ class Questions:
     def _asking_action(
         self, action_type: str, resource: str, timeout: float | None, fields: Mapping[str, Any]
     ) -> Steps[Verdict]:
+        known_only("evaluate_action()", fields.keys() & {"deadline"}, {"timeout"})
+        if timeout is not None:
+            seconds_above_0("evaluate_action()", "timeout", timeout)
         asked = {"action_type": action_type, "resource": resource}
         return self._asking_fields("action", asked, {**fields, "deadline": timeout})
 
@@ -102,6 +107,7 @@ class Gates(Questions, Generic[V, S]):
         `request` holds the platform's fields under the names of its Python SDK. Default deadlines: 5 s, `invoke` 60 s,
         `human_input` 3600 s; what the platform has not decided by then is `pending`, and `wait` hears of it later.
         """
+        known_only("gate()", asking, _OPTIONS)
         return self._verdict(self._asking(name, request, asking))
 
     def decide(self, question: str | None = None, **fields: Unpack[DecideFields]) -> V:
@@ -143,12 +149,14 @@ class Gates(Questions, Generic[V, S]):
             timeout = DECISION_TIMEOUT_S
         return self._verdict(self._asking_action(action_type, resource, timeout, fields))
 
-    def submit_intent(self, amount: float, currency: str, reason: str, **fields: Unpack[IntentFields]) -> V:
+    def submit_intent(self, amount: float | Decimal, currency: str, reason: str, **fields: Unpack[IntentFields]) -> V:
         """Ask Aegis for leave to spend. It never allows by `fail_mode`, and a person may have to decide.
 
         verdict = client.submit_intent(12500, "INR", "invoice 7", merchant="AWS")
         if client.wait_for_decision(verdict, timeout=600):
             pay()
+
+        A Decimal goes as a number with all of its digits.
         """
         asked = {"amount": amount, "currency": currency, "reason": reason}
         return self._verdict(self._asking_fields("intent", asked, fields))
@@ -177,23 +185,26 @@ class Gates(Questions, Generic[V, S]):
         Raises GateTimeout (a TimeoutError) if nobody answers in time, and GateDenied (a PermissionError) if the question
         was cancelled or could not be asked.
         """
+        known_only("request_human_input()", asking, (_OPTIONS - {"deadline"}) | {"context", "timeout"})
+        timeout = seconds_above_0("request_human_input()", "timeout", timeout)
         asked = {"prompt": prompt, "context": context, "timeout_seconds": max(1, round(timeout))}
-        steps = self._asking_fields("human_input", asked, {**asking, "deadline": _human_deadline_s(timeout)})
+        deadline = min(timeout + _LAST_WORD_S, max(timeout, _MAX_DEADLINE_S))
+        steps = self._asking_fields("human_input", asked, {**asking, "deadline": deadline})
         return self._text(_then(steps, lambda verdict: input_of(verdict, timeout)))
 
     def wait_for_decision(self, verdict: Verdict | str, timeout: float = DECISION_TIMEOUT_S) -> V:
         """The last word on a gate, by its verdict or its `gate_id`. Raises GateTimeout if there is none in time."""
-        steps = wait_as(verdict, timeout, self._why_disabled)
+        steps = self._waiting("wait_for_decision()", verdict, timeout)
         return self._verdict(_then(steps, lambda found: decided(found, timeout)))
 
     def wait(self, gate_id: str, timeout: float = DECISION_TIMEOUT_S) -> V:
         """How a gate stands, at the latest after `timeout` seconds, sooner if its last word comes. Never raises for time."""
-        return self._verdict(wait_as(gate_id, timeout, self._why_disabled))
+        return self._verdict(self._waiting("wait()", gate_id, timeout))
 
-
-def _human_deadline_s(timeout: float) -> float:
-    """What can't be meant stays as it is, to be refused."""
-    return min(timeout + _LAST_WORD_S, max(timeout, _MAX_DEADLINE_S)) if timeout > 0 else timeout
+    def _waiting(self, call: str, known: Verdict | str, timeout: float) -> Steps[Verdict]:
+        if not isinstance(known, Verdict):
+            known = text(call, "gate_id", known)
+        return wait_as(known, seconds(call, "timeout", timeout), self._why_disabled)
 
 
 T = TypeVar("T")

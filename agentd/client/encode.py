@@ -69,6 +69,12 @@ def _encode_carefully(value: object) -> bytes:
         return _json(safe_repr(value))
 
 
+def with_number(fields: Mapping[str, object], name: str, number: Decimal) -> bytes:
+    """The fields as a JSON object in which the one of that name is this number, digit by digit, where `encode` writes text."""
+    parts = {safe_str(key): msgspec.Raw(encode(value)) for key, value in fields.items()}
+    return _json({**parts, name: msgspec.Raw(Decimal.__str__(number).encode())})
+
+
 def plain(value: object) -> Any:
     """A copy made of dicts, lists, strings, numbers, booleans and None alone. Never raises."""
     try:

@@ -14,6 +14,8 @@ sent is not tried again: without a daemon the answer is UNAVAILABLE at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from decimal import Decimal
+from math import isfinite
 from time import monotonic, sleep
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from uuid import uuid4
@@ -22,10 +24,12 @@ import msgspec
 from msgspec import Struct
 
 from agentd.client import mode
-from agentd.client.encode import encode
+from agentd.client.arguments import seconds_above_0, text
+from agentd.client.encode import encode, with_number
 from agentd.client.find import NoDaemon
 from agentd.client.http import Heard, Unheard, exchange, request
 from agentd.client.verdict import (
+    NO_GATE,
     GateDenied,
     GateKeyConflict,
     GateRefused,
@@ -95,25 +99,37 @@ def make_question(
     gate: str, asked: Mapping[str, object], deadline: float | None, key: str | None, **named: str | None
 ) -> Question:
     """A question, checked as far as one can without knowing the platform. Raises TypeError and ValueError."""
+    text("gate()", "name", gate)
     if not isinstance(asked, Mapping):
         raise TypeError(f"gate {gate!r}: expected a mapping of the platform's fields, got {type(asked).__name__}")
-    deadline_s = DEADLINES_S.get(gate, DEADLINE_S) if deadline is None else float(deadline)
-    if not 0 < deadline_s < float("inf"):
-        raise ValueError(f"gate {gate!r}: the deadline must be seconds above 0, got {deadline!r}")
-    if key is not None and not 0 < len(key) <= MAX_KEY:
-        raise ValueError(f"gate {gate!r}: the key must be a text of 1 to {MAX_KEY} characters, got {key!r:.60}")
-    return Question(gate, encode(dict(asked)), deadline_s, key=key, **named)
+    call = f"gate {gate!r}"
+    default_s = DEADLINES_S.get(gate, DEADLINE_S)
+    deadline_s = default_s if deadline is None else seconds_above_0(call, "deadline", deadline)
+    named = {name: value if value is None else text(call, name, value) for name, value in named.items()}
+    if key is not None:
+        key = text(call, "key", key, MAX_KEY)
+    return Question(gate, _request(gate, asked), deadline_s, key=key, **named)
+
+
+def _request(gate: str, asked: Mapping[str, object]) -> bytes:
+    """The platform's fields as JSON. A Decimal is text, but for an intent's amount, which is a number."""
+    amount = asked.get("amount")
+    if gate != "intent" or not isinstance(amount, Decimal):
+        return encode(dict(asked))
+    if not amount.is_finite() or not isfinite(float(amount)):
+        raise ValueError(f"gate {gate!r}: the amount must be a finite number, got {amount}")
+    return with_number(asked, "amount", amount)
 
 
 def nobody(question: Question, reason: str) -> Verdict:
-    """What an agent hears where nobody answered. Its id is new, so that it names something in later records."""
+    """What an agent hears where nobody answered. agentd knows its id for what it is: later records that name it are dead."""
     return Verdict(
         gate_id="",
         gate=question.gate,
         destination="",
         verdict="unavailable",
         proceed=False,
-        id=str(uuid4()),
+        id=f"{NO_GATE}{uuid4()}",
         reason=reason,
         agent_id=question.agent_id,
     )

@@ -15,6 +15,7 @@ MAX_BODY_BYTES = 16 * 2**20  # as long as a frame may be
 _FINAL = 200  # smaller ones announce another answer
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 _MAX_DIGITS = 8  # of a chunk's length
+_MAX_LINE = 4096  # bytes of the line that says it, extensions included
 
 
 class Heard(NamedTuple):
@@ -43,13 +44,16 @@ class Answer:
 
     def __init__(self) -> None:
         self._data = bytearray()  # the head until it is whole, the body from then on
+        self._chunks: _Chunks | None = None  # of a body that comes in them
+        self._received = 0
         self._status = 0
         self._fields: dict[bytes, bytes] = {}
 
     def feed(self, data: bytes) -> Heard | None:
         """More bytes; none means that the peer has ended. Raises ValueError for what is no answer or too long a one."""
         self._data += data
-        if len(self._data) > MAX_HEAD_BYTES + MAX_BODY_BYTES:
+        self._received += len(data)
+        if self._received > MAX_HEAD_BYTES + MAX_BODY_BYTES:
             raise ValueError("the answer is too long")
         body = self._body(ended=not data) if self._status or self._read_head() else None
         if body is not None:
@@ -71,11 +75,13 @@ class Answer:
             return self._read_head()
         self._status = status
         self._fields = dict(_field(line) for line in lines)
+        if self._fields.get(b"transfer-encoding", b"").lower() == b"chunked":
+            self._chunks = _Chunks(self._data)
         return True
 
     def _body(self, *, ended: bool) -> bytes | None:
-        if self._fields.get(b"transfer-encoding", b"").lower() == b"chunked":
-            return _unchunk(bytes(self._data))
+        if self._chunks is not None:
+            return self._chunks.take()
         length = self._fields.get(b"content-length")
         if length is None:
             return bytes(self._data) if ended else None
@@ -98,23 +104,37 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
     return name.strip().lower(), value.strip()
 
 
-def _unchunk(body: bytes) -> bytes | None:
-    """The chunks put together; None while the last one is not there. Trailers are not waited for."""
-    parts: list[bytes] = []
-    while True:
-        line, gap, rest = body.partition(b"\r\n")
-        if not gap:
-            return None
-        digits = line.partition(b";")[0].strip()
-        if not 0 < len(digits) <= _MAX_DIGITS or not _HEX.issuperset(digits):
-            raise ValueError(f"the answer's chunk has the length {line[:20]!r}")
-        size = int(digits, 16)
-        if size == 0:
-            return b"".join(parts)
-        if len(rest) < size + 2:
-            return None
-        parts.append(rest[:size])
-        body = rest[size + 2 :]
+class _Chunks:
+    """A chunked body, put together as it comes: what has been read leaves `data`, so that no byte is read twice."""
+
+    def __init__(self, data: bytearray) -> None:
+        self._data = data
+        self._body = bytearray()
+
+    def take(self) -> bytes | None:
+        """The whole body; None while the last chunk is not there. Trailers are not waited for. Raises ValueError."""
+        at = 0
+        while (end := self._data.find(b"\r\n", at, at + _MAX_LINE)) >= 0:
+            size = _chunk_size(bytes(self._data[at:end]))
+            if size == 0:
+                return bytes(self._body)
+            begin = end + 2
+            if len(self._data) < begin + size + 2:
+                break
+            self._body += self._data[begin : begin + size]
+            at = begin + size + 2
+        if end < 0 and len(self._data) - at >= _MAX_LINE:
+            raise ValueError("the answer's chunk has no length")
+        del self._data[:at]
+        return None
+
+
+def _chunk_size(line: bytes) -> int:
+    """Raises ValueError."""
+    digits = line.partition(b";")[0].strip()
+    if not 0 < len(digits) <= _MAX_DIGITS or not _HEX.issuperset(digits):
+        raise ValueError(f"the answer's chunk has the length {line[:20]!r}")
+    return int(digits, 16)
 
 
 def exchange(path: str, message: bytes, timeout_s: float) -> Heard | Unheard:

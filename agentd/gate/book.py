@@ -31,9 +31,14 @@ def owner_of(uid: int, token: int) -> int:
     return uid if uid >= 0 else -2 - token
 
 
-def may_ask_again(brief: Brief) -> bool:
-    """Whether nothing can have been made of it, so that the same question under its key is a new try."""
+def is_unmade(brief: Brief) -> bool:
+    """Whether nothing can have been made of it."""
     return brief.step is Step.FINAL and brief.word is Word.UNAVAILABLE and not brief.acted
+
+
+def may_ask_again(brief: Brief) -> bool:
+    """Whether the same question under its key is a new try: nothing was made of it, and no agent was let go by the fail mode."""
+    return is_unmade(brief) and not brief.fail_open
 
 
 def is_unresolved(brief: Brief) -> bool:

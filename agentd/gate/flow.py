@@ -27,6 +27,7 @@ from agentd.spool.gaterows import GateRow, Step, Stored
 log = logging.getLogger("agentd.gate")
 
 _REASON_CHARS = 1000
+_LAST_COMMIT_S = 1.0  # for the commit of what is certain of a gate that was cut off
 
 
 def question_of(gate: GateRow) -> Question:
@@ -67,8 +68,9 @@ class Flow:
         self.question = question_of(gate)
         self.deadline = common.clock() + (gate.deadline_s if gate.step is Step.ASKED else 0.0)
         self.sender = Sender(
-            desk, common, self.question, gate.idempotency_key, self.deadline, way=way, relays=relayed is not None
-        )
+            desk, common, self.question, gate.idempotency_key, self.deadline, deadline_s=gate.deadline_s, way=way,
+            relays=relayed is not None,
+        )  # fmt: skip
         self.stuck = False  # it is pending, and there is no way to hear more of it
         self.watchers = 0
         self.looked_for = asyncio.Event()
@@ -76,7 +78,7 @@ class Flow:
         self.before: Stored | None = None  # what is on disk of an earlier try under the same key
         self._relayed = relayed
         self._begun = common.clock()
-        self._announced = self.on_disk
+        self._announced = Step.PENDING if self.on_disk else None  # how far what was announced had come
         self._saving: asyncio.Future[None] | None = None
         self._waiting: set[asyncio.Future[None]] = set()
 
@@ -152,12 +154,16 @@ class Flow:
     async def _ask(self) -> Outcome:
         self._check_circuit()
         needed = self.adapter.references(self.question)
+        shelf, place = self.common.shelf, self.gate.destination
+        unknown = [each for each in needed if shelf.reference(place, each.kind, each.local_id) is None]
         steps = [Step.ASKED]
         if isinstance(self.adapter, Guarded) or any(self._wait_s(reference) > 0 for reference in needed):
             await self._save(self.gate, steps)
             steps = []
             for reference in needed:
                 await self._await_reference(reference)
+            for reference in unknown:
+                self._check_owner(reference)
         request = self._request()
         if isinstance(self.adapter, Guarded):
             await self._read_guard(self.adapter)
@@ -167,9 +173,8 @@ class Flow:
         return await self.sender.send(request)
 
     def _check_circuit(self) -> None:
-        breaker = self.desk.breaker
-        if breaker.shut(self.common.clock()):
-            raise Unsent(f"circuit open: {breaker.reason}; nothing was sent", Withheld.CIRCUIT)
+        if self.desk.breaker.shut(self.common.clock()):
+            raise self.sender.behind_circuit()
 
     def _request(self) -> Request:
         context = self.context()
@@ -214,20 +219,22 @@ class Flow:
         return left_s
 
     async def _await_reference(self, needed: Reference) -> None:
-        """Raises Unsent where it is dead, or was introduced by another only after it was named here."""
-        shelf = self.common.shelf
-        named_first = shelf.reference(self.gate.destination, needed.kind, needed.local_id) is None
+        """Raises Unsent where it is dead."""
         while (wait_s := self._wait_s(needed)) > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
-                    await shelf.wait_for_names()
-        if named_first and shelf.is_anothers(self.gate, needed.kind, needed.local_id):
-            raise Unsent(f"{needed.kind} {needed.local_id} belongs to another; nothing was sent")
+                    await self.common.shelf.wait_for_names()
+
+    def _check_owner(self, named: Reference) -> None:
+        """What was known when the question came was checked then; this came to be known since. Raises Unsent."""
+        if self.common.shelf.is_anothers(self.gate, named.kind, named.local_id):
+            raise Unsent(f"{named.kind} {named.local_id} belongs to another; nothing was sent")
 
     async def _read_guard(self, guarded: Guarded) -> None:
         """Raises Unsent where the kill switch is thrown or can't be read."""
         sender = self.sender
-        answer = await sender.exchange(guarded.guard(), min(self.adapter.traits.poll_timeout_s, sender.left_s()))
+        wait_s = min(self.adapter.traits.poll_timeout_s, sender.left_s())
+        answer = await sender.exchange(guarded.guard(), wait_s, guard=True)
         ruling = sender.rule(lambda: guarded.rule_guard(answer, sender.attempt()), answer)
         if ruling is not None:
             away = isinstance(answer, Lost) and not answer.sent
@@ -262,8 +269,6 @@ class Flow:
             shelf.learn(gate)
         elif gate.step is Step.FINAL:
             shelf.bury(gate)
-        if gate.step is Step.FINAL:
-            self._announce(gate, again=True)
         try:
             await self._save(gate, [] if self.on_disk or gate.step is Step.PENDING else [Step.ASKED], [gate.word])
         except SpoolFull:
@@ -296,11 +301,13 @@ class Flow:
         if self.gate.may_be_left:
             self._announce(self.gate)
 
-    def _announce(self, gate: GateRow, *, again: bool = False) -> None:
-        if again or not self._announced:
-            self._announced = True
-            self.desk.counts[gate.gate, gate.word.value] += 1
-            self.common.announce(gate, self.waited_s)
+    def _announce(self, gate: GateRow) -> None:
+        """Once while it is open, and once when it has its last word."""
+        if self._announced is Step.FINAL or (self._announced is not None and gate.step is not Step.FINAL):
+            return
+        self._announced = gate.step
+        self.desk.counts[gate.gate, gate.word.value] += 1
+        self.common.announce(gate, self.waited_s)
 
     async def _save(self, gate: GateRow, steps: list[Step], words: list[Word] | None = None) -> None:
         introduced = (
@@ -317,6 +324,8 @@ class Flow:
         self.gate, self.on_disk, self.trouble = gate, True, ""
         self.common.recorded(gate)
         self.tell()
+        if gate.step is Step.FINAL:  # in this very turn: who hears the verdict may end its run next
+            self._announce(gate)
 
     def told(self) -> None:
         """An SDK has been answered; what it was owed is paid (see `GateRow.owed`)."""
@@ -329,7 +338,16 @@ class Flow:
             self._saving.add_done_callback(lambda done: self._saved(done, gate))
 
     async def wrap_up(self, why: str) -> None:
-        """The task has ended before its last word: say what is certain. What is pending stays so."""
+        """The task has ended before its last word: say what is certain, once it is on disk. What is pending stays so."""
+        try:
+            async with asyncio.timeout(_LAST_COMMIT_S):
+                await self._wrap_up(why)
+        except TimeoutError:
+            self._give_up(f"{why}, and what is certain of it could not be recorded in time")
+        self.stuck = True
+        self.tell()
+
+    async def _wrap_up(self, why: str) -> None:
         if self._saving is not None and not self._saving.done():
             with contextlib.suppress(SpoolFull):
                 await asyncio.shield(self._saving)
@@ -337,12 +355,7 @@ class Flow:
             ruling = unfinished(self.gate, why, left=self.sender.left)
             gate = decided(self.gate, ruling, self.common.now_us())
             self.common.shelf.bury(gate)
-            future = self.common.shelf.keep(gate, [gate.word])
-            future.add_done_callback(lambda done: self._saved(done, gate))
-            self.gate = gate
-            self._announce(gate, again=True)
-        self.stuck = True
-        self.tell()
+            await self._keep(gate)
 
 
 def unfinished(gate: GateRow, why: str, *, left: bool) -> Ruling:

@@ -22,6 +22,7 @@ from agentd.units import format_duration
 log = logging.getLogger("agentd.gate")
 
 LONGEST_PAUSE_S = 30.0
+_ANOTHER = "the platform answered about another thing than the one that it was asked for; it is asked on"
 
 
 async def follow(flow: Flow) -> None:
@@ -96,10 +97,24 @@ async def _poll(flow: Flow, request: Request) -> Ruling:
     except Exception as error:
         log.exception("%s: the adapter failed", flow, extra={"action": "defect"})
         return Ruling(Word.PENDING, repr(error), final=False)
+    if ruling.platform_id not in (None, flow.gate.platform_id):
+        return await _beside_the_point(flow, ruling)
     if ruling.final:
         # it was made, whatever else is said of it: under its key it is not asked again
         final = msgspec.structs.replace(ruling, acted=True)
         await flow.conclude(Outcome(final, response=json_of(answer), status=status_of(answer)))
-    elif ruling.word is not flow.gate.word or ruling.platform_id not in (None, flow.gate.platform_id):
+    elif ruling.word is not flow.gate.word:
         await flow.conclude(Outcome(ruling))
     return ruling
+
+
+async def _beside_the_point(flow: Flow, ruling: Ruling) -> Ruling:
+    """The platform answered about another thing than the one it was asked for: no word of that is said of ours."""
+    still = Ruling(Word.PENDING, _ANOTHER, final=False, again_s=ruling.again_s)
+    if (flow.gate.word, flow.gate.reason) != (still.word, still.reason):
+        log.warning(
+            "%r: asked for %r, answered about %r", flow, flow.gate.platform_id, ruling.platform_id,
+            extra={"action": "gate_answer_foreign", "destination": flow.gate.destination},
+        )  # fmt: skip
+        await flow.conclude(Outcome(still))
+    return still

@@ -29,12 +29,13 @@ from agentd.gate import answers, following
 from agentd.gate.asking import Asking, read_asking, read_resolution
 from agentd.gate.book import may_ask_again, owner_of
 from agentd.gate.desk import Common, Desk, Shelf, Way
-from agentd.gate.flow import Flow, decided, unfinished
+from agentd.gate.flow import Flow
+from agentd.gate.leftovers import Leftovers
 from agentd.gate.owed import Owed, answer_of
 from agentd.gate.reception import Reception
 from agentd.gate.register import Register, is_own
 from agentd.gate.resolving import Resolver
-from agentd.gating import Ruling, Word
+from agentd.gating import Word
 from agentd.identity import Uuid7
 from agentd.intake import GateRefusal, Grant, Peer
 from agentd.intake.admit import Limits
@@ -106,6 +107,7 @@ class Keeper:
         )  # fmt: skip
         self._owed = Owed()
         self._resolver = Resolver(register, self._common, self._begin)
+        self._leftovers = Leftovers(self.desks, register, self._common, self._begin, self._announce_closed)
         self._pruned_us = 0
         self._closed = False
 
@@ -118,38 +120,14 @@ class Keeper:
         """Take over what the disk has: rule upon what was cut off, follow what is pending. Call once, on the event loop."""
         for stored in self._shelf.stored():
             self._register.book.put(stored)
-        for stored in self._register.open():
-            await self._take_over(stored)
+        await self._leftovers.take_over()
         self._owed.load(self._register.book)
         strays = self._shelf.bury_strays([stored.brief.gate_id for stored in self._register.open()])
         if strays:
             log.error("%d names of gates that are not on record any more", strays, extra={"action": "gates_lost"})
 
-    async def _take_over(self, stored: Stored) -> None:
-        gate = await self._shelf.load(stored)
-        desk = self.desks.get(gate.destination)
-        if gate.step is not Step.PENDING:
-            ended = gate.step is Step.FINAL  # a damaged one: what is left of it says that nobody knows
-            self._close(gate if ended else decided(gate, unfinished(gate, "agentd ended", left=True), self._now_us()))
-        elif desk is None or gate.gate not in desk.gates:
-            log.warning(
-                "a %s gate waits for %s, which is not in the configuration", gate.gate, gate.destination,
-                extra={"action": "removed", "destination": gate.destination},
-            )  # fmt: skip
-        elif gate.identity != desk.identity:
-            reason = f"{gate.destination} is another platform or account now: what became of it is not known here"
-            self._close(decided(gate, Ruling(Word.UNAVAILABLE, reason, acted=True), self._now_us()))
-        else:
-            self._begin(Flow(gate, desk, self._common))
-
-    def _close(self, gate: GateRow) -> None:
-        """Rule upon a gate that nobody waits for."""
-        log.warning(
-            "%s gate %s: %s", gate.gate, gate.gate_id, gate.reason,
-            extra={"action": "gate_unfinished", "destination": gate.destination},
-        )  # fmt: skip
-        self._shelf.bury(gate)
-        self._register.decided(gate)
+    def _announce_closed(self, gate: GateRow) -> None:
+        """What was ruled upon without a flow."""
         self._announce(gate, 0.0)
         if (desk := self.desks.get(gate.destination)) is not None:
             desk.counts[gate.gate, gate.word.value] += 1
@@ -164,6 +142,7 @@ class Keeper:
         now_us = self._common.ageing_us()
         if now_us - self._pruned_us >= _PRUNE_EVERY_US:
             self._pruned_us = now_us
+            self._leftovers.expire(self._resolver.is_at)
             self._shelf.drop(self._register.book.prune(now_us, self._remember_us))
 
     @property
@@ -185,8 +164,7 @@ class Keeper:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for flow in flows:
-            await flow.wrap_up("agentd was stopped")
+        await asyncio.gather(*(flow.wrap_up("agentd was stopped") for flow in flows))
         self._register.flows.clear()
 
     # -- asking ------------------------------------------------------------------------------------------------------

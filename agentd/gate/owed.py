@@ -8,7 +8,7 @@ once: two that sent the same bytes had asked twice. What certainly made nothing 
 from __future__ import annotations
 
 from agentd.exchange import Lost, Response
-from agentd.gate.book import Book, may_ask_again
+from agentd.gate.book import Book, is_unmade
 from agentd.gating import Word
 from agentd.spool.gaterows import GateRow, Step, Stored
 
@@ -26,7 +26,7 @@ class Owed:
 
     def load(self, book: Book) -> None:
         """Call once what a crash has cut off is ruled upon."""
-        for stored in book.newest(lambda brief: bool(brief.owed) and not may_ask_again(brief)):
+        for stored in book.newest(lambda brief: bool(brief.owed) and not is_unmade(brief)):
             self._stored.setdefault(stored.brief.owed, []).append(stored)
 
     def take(self, digest: bytes, now_us: int) -> Stored | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 
 from agentd.gate.book import Book, owner_of
 from agentd.gate.desk import Shelf
@@ -57,14 +58,19 @@ class Register:
         self.book.record(gate)
         self._shelf.drop(self.book.overflow())
 
-    def decided(self, gate: GateRow) -> None:
-        """It has its last word, which is on disk as soon as there is room. Nobody waits: a start would say the same again."""
+    def decided(self, gate: GateRow, then: Callable[[GateRow], None]) -> None:
+        """It has its last word, which is on disk as soon as there is room; `then` hears of that.
+
+        Nobody waits: a start would say the same again.
+        """
         self.recorded(gate)
         self._loose[gate.gate_id] = gate
 
-        def kept(_: object) -> None:
+        def kept(done: asyncio.Future[None]) -> None:
             if self._loose.get(gate.gate_id) is gate:
                 del self._loose[gate.gate_id]
+            if not (done.cancelled() or done.exception()):
+                then(gate)
 
         self._shelf.keep(gate, [gate.word]).add_done_callback(kept)
 

@@ -77,7 +77,6 @@ class Resolver:
             shelf.learn(gate)
         else:
             shelf.bury(gate)
-        self._common.announce(gate, (gate.decided_us - gate.asked_us) / 1e6)
         try:
             await asyncio.shield(shelf.save(gate, [gate.word]))
         except SpoolFull:
@@ -86,6 +85,7 @@ class Resolver:
                 self._resume(flow)
             raise GateRefusal(503, "spool_full", "the disk is full: the resolution could not be recorded") from None
         self._register.recorded(gate)
+        self._common.announce(gate, (gate.decided_us - gate.asked_us) / 1e6)
         if flow is not None:
             self._register.ended(flow)
             flow.gate = gate

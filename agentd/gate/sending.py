@@ -52,12 +52,13 @@ class Sender:
         key: str,
         deadline: float,
         *,
+        deadline_s: float,
         way: Way | None,
         relays: bool,
     ) -> None:
         """`key` is the question's idempotency key, `deadline` on the common clock, `way` the question's own way out if it has one.
 
-        `relays`: the question's bytes are an SDK's own, which repeats them itself, if at all.
+        `deadline_s` is all the time that was given to it. `relays`: the question's bytes are an SDK's own, which repeats them itself, if at all.
         """
         self.left = False
         self.answer: Response | Lost | None = None
@@ -66,6 +67,7 @@ class Sender:
         self.question = question
         self.adapter: Gate = desk.gates[question.gate]
         self.deadline = deadline
+        self._deadline_s = deadline_s
         self._key = key
         self._way = way or desk.way
         self._relays = relays
@@ -83,15 +85,18 @@ class Sender:
         return self.deadline - self.common.clock()
 
     async def exchange(
-        self, request: Request, timeout_s: float, way: Way | None = None, key: str = ""
+        self, request: Request, timeout_s: float, way: Way | None = None, key: str = "", *, guard: bool = False
     ) -> Response | Lost:
-        """One request through the circuit. Raises Unsent where it may not go out, or there is no time for it."""
+        """One request through the circuit, or (`guard`) the read of a kill switch.
+
+        Raises Unsent where it may not go out, or there is no time for it.
+        """
         if timeout_s <= 0:
             raise Unsent("the deadline was over before anything was sent")
         breaker = self.desk.breaker
         passed = breaker.begin(self.common.clock())
         if passed is None:
-            raise Unsent(f"circuit open: {breaker.reason}; nothing was sent", Withheld.CIRCUIT)
+            raise self.behind_circuit()
         begun = self.common.clock()
         try:
             answer = await self.fetch(request, timeout_s, way, key)
@@ -99,15 +104,26 @@ class Sender:
             breaker.give_up(passed)
             raise
         now = self.common.clock()
-        # an agent in a hurry that gave it less time than the gate's own deadline has learned nothing about the platform
-        traits = self.adapter.traits
-        hurried = now - begun >= timeout_s and timeout_s < (traits.answer_s or traits.deadline_s)
-        if breaker.end(passed, now, self.common.share(), answer, hurried=hurried):
+        hurried = now - begun >= timeout_s and self._is_hurry(timeout_s, guard=guard)
+        if breaker.end(passed, now, self.common.share(), answer, hurried=hurried, guard=guard):
             log.warning(
                 "%s: circuit open: %s", self.desk.name, breaker.reason,
                 extra={"action": "circuit_open", "destination": self.desk.name},
             )  # fmt: skip
         return answer
+
+    def behind_circuit(self) -> Unsent:
+        """Why nothing is sent. Behind a kill switch that could not be read nobody goes on, whatever the fail mode."""
+        breaker = self.desk.breaker
+        withheld = Withheld.OTHER if breaker.unread else Withheld.CIRCUIT
+        return Unsent(f"circuit open: {breaker.reason}; nothing was sent", withheld)
+
+    def _is_hurry(self, timeout_s: float, *, guard: bool) -> bool:
+        """Whether so little time tells nothing about the platform: the agent gave it less than is usual, or little is left."""
+        traits = self.adapter.traits
+        usual_s = min(traits.poll_timeout_s, traits.deadline_s) if guard else traits.answer_s or traits.deadline_s
+        given_s = timeout_s if self.goes_on else self._deadline_s
+        return given_s < usual_s or timeout_s < usual_s / 2
 
     async def fetch(self, request: Request, timeout_s: float, way: Way | None = None, key: str = "") -> Response | Lost:
         """One request, circuit or not. A look has no key: it may be a POST too, and would get the first answer again."""

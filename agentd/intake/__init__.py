@@ -135,6 +135,10 @@ class Control(Protocol):
         """The daemon's own uid, root, and `security.admin_uids`."""
         ...
 
+    def may_decide(self, peer: Peer) -> bool:
+        """Whether an admin, and not one of the agents themselves: who says what became of a gate, or uses the control plane."""
+        ...
+
 
 class GateRefusal(AgentdError):  # noqa: N818 - it is answered, not reported
     """A question that no gate takes. `status` and `code` are those of its HTTP answer."""

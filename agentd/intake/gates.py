@@ -74,8 +74,12 @@ class _Routes:
 
     async def resolve(self, request: web.Request) -> web.Response:
         peer, gate_id = peer_of_request(request), request.match_info["gate_id"]
-        if not self._control.is_admin(peer):
-            raise Problem(403, "forbidden", "resolving is for the daemon's own uid, root and security.admin_uids")
+        if not self._control.may_decide(peer):
+            raise Problem(
+                403,
+                "forbidden",
+                "resolving is for the daemon's own uid, root and security.admin_uids, and within a sidecar for nobody",
+            )
         try:
             found = await self._gates.resolve(gate_id, await self._body(request), peer)
         except GateRefusal as refusal:

@@ -85,6 +85,7 @@ _END_FIELDS = {
 _TIMES = ("occurred_at", "started_at", "ended_at")
 _encode = msgspec.json.Encoder().encode
 _decode_list = msgspec.json.Decoder(list[Raw]).decode
+_decode_text = msgspec.json.Decoder(str).decode
 
 
 class AgentOSStandIn:
@@ -107,8 +108,11 @@ class AgentOSStandIn:
     headers: frozenset[str] = frozenset()
 
     def asks(self, called: Called) -> str | None:
-        """The gate's name; a question that has its `request_id` already is only asked for its answer."""
-        if called.door.path == _HUMAN_INPUT and not is_null(called.members.get("request_id", Raw(b"null"))):
+        """The gate's name; a question that has its `request_id` already is only asked for its answer.
+
+        What is no id (empty, blank, no string) asks anew, and so is a gate: the platform may well take it for left out.
+        """
+        if called.door.path == _HUMAN_INPUT and _is_id(called.members.get("request_id", Raw(b"null"))):
             return None
         return called.door.gate or None
 
@@ -229,6 +233,13 @@ def _end(members: Mapping[str, Raw], kind: str, status: str) -> Handed:
     except RecordError as error:
         raise RecordError(str(error).replace("$.usage.", "$.")) from None
     return Handed([record], _answer({"run_id": run_id, "status": status}))
+
+
+def _is_id(value: Raw) -> bool:
+    try:
+        return bool(_decode_text(value).strip())
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
 
 
 def _required(members: Mapping[str, Raw], name: str) -> str:

@@ -6,7 +6,7 @@
     mail it to all readers   ASCEND       no: personal data stays   nothing is mailed
     order a printed copy     Aegis        a person has to approve   ordered when somebody has
 
-Acts are real as far as they go: the board is a file, and what is refused is not done.
+Acts are real as far as they go: board, outbox and orders are files, and what is refused is not written.
 """
 
 from __future__ import annotations
@@ -116,14 +116,14 @@ class Publisher:
         began = time.monotonic()
         verdict = self._client.decide(mode="rulebook", rulebook=_RULEBOOK, context=context)
         if verdict:
-            self._board.write_text(answer + "\n", encoding="utf-8")
+            self._write(self._board.name, answer)
             acted: dict[str, Any] = {"action_taken": "publish_answer", "target_system": "board"}
             self._client.record_execution(verdict, execution_status="executed", **acted)
             self._client.record_outcome(
                 verdict, outcome_status="succeeded", action_executed=True, observed_metrics={"words": words}, **acted
             )
             self._records += 2
-        self._note("publish the answer on the board", "decide.fyi", verdict, began, done=bool(verdict))
+        self._note("publish the answer on the board", "decide.fyi", verdict, began, self._board.name)
 
     def _mail(self, answer: str) -> None:
         began = time.monotonic()
@@ -134,15 +134,25 @@ class Publisher:
             description=f"Mail an answer of {len(answer.split())} words to every reader",
             risk_indicators={"pii_involved": True, "external_transfer": True},
         )
-        self._note("mail it to all readers", "ASCEND", verdict, began, done=False)
+        if verdict:
+            self._write("outbox.txt", answer)
+            self._client.complete_action(verdict)
+        self._note("mail it to all readers", "ASCEND", verdict, began, "outbox.txt")
 
     def _order(self, chosen: str) -> None:
         """A spend: it waits for a person, and nothing is ordered before."""
         began = time.monotonic()
         reason = f"A printed copy of: {chosen}"[:200]
         verdict = self._client.submit_intent(_PRICE_EUR, "EUR", reason, merchant="Copy shop", deadline=_PERSON_WITHIN_S)
-        self._note(f"order a printed copy for {_PRICE_EUR:.0f} EUR", "AegisOS", verdict, began, done=bool(verdict))
+        if verdict:
+            self._write("orders.txt", reason)
+        self._note(f"order a printed copy for {_PRICE_EUR:.0f} EUR", "AegisOS", verdict, began, "orders.txt")
 
-    def _note(self, act: str, platform: str, verdict: Verdict, began: float, *, done: bool) -> None:
+    def _write(self, name: str, text: str) -> None:
+        (self._board.parent / name).write_text(text + "\n", encoding="utf-8")
+
+    def _note(self, act: str, platform: str, verdict: Verdict, began: float, name: str) -> None:
+        """Whether it was done is not what we think: it is whether its file is there."""
         waited_s = round(time.monotonic() - began, 1)
+        done = (self._board.parent / name).exists()
         self._asked.append(Asked(act, platform, verdict.verdict, verdict.id, verdict.platform_id, waited_s, done))

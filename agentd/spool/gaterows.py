@@ -104,6 +104,7 @@ class Brief(Struct, array_like=True, gc=False):
     asked_us: int
     decided_us: int
     owed: bytes = b""
+    fail_open: bool = False
 
 
 class Stored(Struct):
@@ -118,7 +119,7 @@ class Stored(Struct):
 def brief_of(gate: GateRow) -> Brief:
     return Brief(
         gate.gate_id, gate.gate, gate.destination, gate.source.agent, gate.source.uid, gate.token, gate.key, gate.digest,
-        gate.step, gate.word, gate.acted, gate.asked_us, gate.decided_us, gate.owed,
+        gate.step, gate.word, gate.acted, gate.asked_us, gate.decided_us, gate.owed, gate.fail_open,
     )  # fmt: skip
 
 

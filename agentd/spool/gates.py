@@ -85,13 +85,17 @@ class GateShelf:
             0, UUID(gate.gate_id).bytes, gate.lane, f"gate.{gate.gate}", LossClass.KEEP, gate.source, gate.asked_us,
             gate.request,
         )  # fmt: skip
-        facts = {"cause": step, "key": gate.idempotency_key, "platform_id": gate.platform_id or ""}
+        facts: dict[str, str | bool] = {
+            "cause": step, "key": gate.idempotency_key, "platform_id": gate.platform_id or "",
+        }  # fmt: skip
+        if step in _WORDS:
+            facts |= {"proceed": gate.proceed, "fail_open": gate.fail_open}
         return Noted(entry, state, gate.destination, facts)
 
     # -- references --------------------------------------------------------------------------------------------------
 
     def reference(self, destination: str, kind: str, local_id: str) -> Ref | None:
-        return self._spool.refs.get(destination, kind, local_id)
+        return self._spool.refs.find(destination, kind, local_id)
 
     def owners(self, kind: str, local_id: str) -> Sequence[Ref]:
         return self._spool.refs.owners(kind, local_id)

@@ -36,6 +36,8 @@ class Note(Struct, array_like=True, omit_defaults=True):
     platform_id: str = ""
     redactions: dict[str, int] = {}
     count: int = 1  # above 1: a segment that was shed whole; record_id is then empty, the lane its number range
+    proceed: bool = False  # of a gate's verdict: the agent was let go
+    fail_open: bool = False  # and by the fail mode alone
 
 
 class _Row(Struct):
@@ -59,8 +61,8 @@ class Journal:
     def __len__(self) -> int:
         return self.next_number - 1
 
-    def note(self, entry: Entry, state: State, destination: str, at_us: int, **facts: str) -> None:
-        """Add an entry for a record's step. `facts`: cause, key, platform_id."""
+    def note(self, entry: Entry, state: State, destination: str, at_us: int, **facts: str | bool) -> None:
+        """Add an entry for a record's step. `facts`: cause, key, platform_id; of a gate's verdict proceed and fail_open too."""
         self.pending.append(
             Note(
                 self._take_number(),
@@ -74,7 +76,7 @@ class Journal:
                 entry.admitted_us,
                 at_us,
                 sha256(entry.body).digest(),
-                **facts,  # type: ignore[arg-type]  # the three text fields above
+                **facts,  # type: ignore[arg-type]  # the fields above
             )
         )
 

@@ -52,7 +52,7 @@ class SpoolOutbox:
             self._spool.fill(self.name)
 
     def reference(self, kind: str, local_id: str) -> Ref | None:
-        return self._spool.refs.get(self.name, kind, local_id)
+        return self._spool.refs.find(self.name, kind, local_id)
 
     def seal(self, seal: Seal) -> asyncio.Future[None]:
         return self._spool.seal(seal)

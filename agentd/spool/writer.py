@@ -25,7 +25,7 @@ class Noted(NamedTuple):
     entry: Entry
     state: State
     destination: str
-    facts: dict[str, str]
+    facts: dict[str, str | bool]
 
 
 class Append(Struct):

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -315,6 +316,73 @@ def test_each_platform_in_its_own_words(daemon, call, method, args, kwargs, gate
     assert body.get("to") == kwargs.get("to")
 
 
+@pytest.mark.parametrize(
+    ("method", "args", "option", "hint"),
+    [
+        ("gate", ("decide", {}), {"dedline": 5}, r"'dedline'; did you mean 'deadline'\?"),
+        ("gate", ("decide", {}), {"kee": "refund-17"}, r"'kee'; did you mean 'key'\?"),
+        ("gate", ("decide", {}), {"timeout": 5}, r"'timeout'; did you mean 'deadline'\?"),
+        ("gate", ("decide", {}), {"wait": True}, "'wait'; known: agent_id, deadline, key, run_id, span_id, to"),
+        ("request_human_input", ("Go?",), {"kee": "q"}, r"'kee'; did you mean 'key'\?"),
+        ("request_human_input", ("Go?",), {"deadline": 5}, r"'deadline'; did you mean 'timeout'\?"),
+        ("evaluate_action", ("a", "r"), {"deadline": 5}, r"'deadline'; did you mean 'timeout'\?"),
+        ("execute_if_authorized", ("a", "r", print), {"deadline": 5}, r"'deadline'; did you mean 'timeout'\?"),
+    ],
+)
+def test_an_option_that_there_is_not(daemon, call, method, args, option, hint):
+    """A slip in a deadline or a key is a TypeError with the nearest name, at the call, and nobody is asked."""
+    with pytest.raises(TypeError, match=rf"takes no option {hint}"):
+        call(method, *args, **option)
+    assert daemon.asked == []
+
+
+def test_what_may_be_the_platforms_is_left_to_the_daemon(daemon, call):
+    """A field that the client does not know goes along: a newer platform may."""
+    assert call("decide", "May I?", brand_new=1)
+    assert daemon.bodies[0]["request"] == {"question": "May I?", "brand_new": 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "args", "option", "error", "words"),
+    [
+        ("gate", ("x", {}), {"deadline": "soon"}, TypeError, "the deadline must be a number of seconds, got 'soon'"),
+        ("gate", (5, {}), {}, TypeError, "the name must be a text"),
+        ("evaluate_action", ("a", "r"), {"timeout": "soon"}, TypeError, "the timeout must be a number of seconds"),
+        ("evaluate_action", ("a", "r"), {"timeout": 0}, ValueError, "the timeout must be seconds above 0"),
+        ("request_human_input", ("?",), {"timeout": "soon"}, TypeError, "the timeout must be a number of seconds"),
+        ("request_human_input", ("?",), {"timeout": float("inf")}, ValueError, "the timeout must be seconds above 0"),
+        ("wait", ("g",), {"timeout": "soon"}, TypeError, "the timeout must be a number of seconds"),
+        ("wait", ("g",), {"timeout": float("nan")}, ValueError, "the timeout must be a number of seconds"),
+        ("wait", (5,), {}, TypeError, "the gate_id must be a text"),
+        ("wait", ("",), {}, ValueError, "the gate_id must be a text"),
+        ("wait_for_decision", ("\ud800",), {}, ValueError, "the gate_id must be Unicode"),
+    ],
+)
+def test_an_argument_that_can_not_be_meant(daemon, call, method, args, option, error, words):
+    """The error names the argument by the name that the call has for it; nobody is asked."""
+    with pytest.raises(error, match=words):
+        call(method, *args, **option)
+    assert daemon.asked == []
+
+
+def test_money_is_a_decimal(daemon, call):
+    """An intent's amount goes as a number with the same digits; what is free JSON has them as text."""
+    sent = []
+    encoded = gate_rules.request
+
+    def request(method, target, body=b""):
+        sent.append(body)
+        return encoded(method, target, body)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate_rules, "request", request)
+        assert call("submit_intent", Decimal("12.50"), "EUR", "r", metadata={"tax": Decimal("2.50")})
+    assert b'"amount":12.50,' in sent[0]
+    assert daemon.bodies[0]["request"]["metadata"] == {"tax": "2.50"}
+    with pytest.raises(ValueError, match="the amount must be a finite number, got NaN"):
+        call("submit_intent", Decimal("nan"), "EUR", "r")
+
+
 def test_payloads_are_those_of_the_call(daemon, make):
     """Any Python value is encoded when the gate is called; later changes are not seen."""
     asked = {"when": {3}, "bad": float("nan"), "path": Path("x"), "rows": [1]}
@@ -440,7 +508,7 @@ def test_a_person_is_asked(daemon, call):
     assert call("request_human_input", "Go?", context={"n": 1}, timeout=7.4, run_id="r") == "go"
     body = daemon.bodies[0]
     assert body["request"] == {"prompt": "Go?", "context": {"n": 1}, "timeout_seconds": 7}
-    assert body["deadline"] == pytest.approx(7.4, abs=0.5)
+    assert body["deadline"] == pytest.approx(12.4, abs=0.5), "the platform's word that nobody replied comes in time"
     daemon.script = lambda method, target, body: verdict(body, "pending")
     with pytest.raises(TimeoutError):
         call("request_human_input", "Go?", timeout=0.2)

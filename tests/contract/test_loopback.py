@@ -77,6 +77,9 @@ class FakeControl:
     async def dead_letters(self, **filters):
         return self.letters
 
+    def may_decide(self, peer):
+        return self.is_admin(peer)
+
     def is_admin(self, peer):
         return peer.local
 

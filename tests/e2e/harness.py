@@ -49,7 +49,12 @@ _PREFIXES = ("AGENTD_", "AGENTOS_", "DECISION_OS_", "DECIDE_", "ASCEND_", "OWKAI
 _VARIABLES = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "STATE_DIRECTORY", "RUNTIME_DIRECTORY")
 _ID = re.compile(rb'"agentd_id":"([0-9a-f-]{36})"')
 _REFUSED = (400, 404, 409, 413, 422)  # for good: the batch is split or dead
-_QUESTIONS = ("/api/v1/actions/submit", "/v1/intents", "/api/decide", "/api/ingest/v1/human-input/")  # of gates alone: answered or not, asked once
+_QUESTIONS = (
+    "/api/v1/actions/submit",
+    "/v1/intents",
+    "/api/decide",
+    "/api/ingest/v1/human-input/",
+)  # of gates alone: answered or not, asked once
 
 T = TypeVar("T")
 

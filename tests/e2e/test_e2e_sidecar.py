@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from harness import AGENT, clean_environment
@@ -190,6 +192,71 @@ def test_two_at_a_time(world, env):
         assert sidecar(env, *python(EMIT, "r-b")).returncode == 0
     assert {path.name[-2:] for path in (world.folder / "state/sidecars").iterdir()} == {"-1", "-2"}
     assert world.platform.run("r-b")["status"] == "completed"
+
+
+def test_what_two_at_a_time_left_is_all_delivered(world, env):
+    """Section 7: the next sidecar delivers what several before it have left, and 0 from --require-delivered means all of it."""
+    world.platform.down()
+    slow = env | {"AGENTD_SHUTDOWN__DRAIN_TIMEOUT": "300ms"}
+    with begun(slow, *python(EMIT + "\nprint('stored', flush=True)\nimport sys; sys.stdin.read()", "r-a")) as first:
+        assert first.stdout.readline().strip() == "stored"
+        assert "records remain" in last_line(sidecar(slow, *python(EMIT, "r-b")))
+        first.stdin.close()
+        first.wait(timeout=20)
+    world.platform.up()
+    done = sidecar(env, "true", options=["--require-delivered"])
+    assert (done.returncode, last_line(done)) == (0, "agentd: everything was delivered"), done.stderr
+    assert [world.platform.run(run)["status"] for run in ("r-a", "r-b")] == ["completed", "completed"]
+
+
+def test_no_agent_decides_for_itself_in_a_sidecar(env):
+    """Section 5: the command has the sidecar's own uid, and may all the same not say what became of its own gate."""
+    script = """
+import json, os, socket
+def ask(path, body):
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(os.environ["AGENTD_SOCKET"])
+        data = json.dumps(body).encode()
+        link.sendall(b"POST %s HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\nContent-Length: %d\\r\\n\\r\\n" % (path.encode(), len(data)) + data)
+        return b"".join(iter(lambda: link.recv(65536), b""))
+print(ask("/v1/gates/01a200b4-25a3-7482-b9d1-9890c20cada0/resolve", {"verdict": "allow"}).split()[1].decode())
+print(ask("/agentos/api/v1/approvals/1/decide", {"decision": "approve"}).split()[1].decode())
+"""
+    with_admin = env | {
+        "AGENTD_DESTINATIONS__AGENTOS__PASSTHROUGH": "admin",
+        "AGENTD_DESTINATIONS__AGENTOS__PLATFORM": "agentos",
+    }
+    with_admin |= {"AGENTD_DESTINATIONS__AGENTOS__API_KEY__ENV": "AGENTOS_API_KEY"}
+    done = sidecar(with_admin, *python(script))
+    assert done.stdout.split() == ["403", "403"], done.stderr
+
+
+def test_a_joined_command_holds_no_platform_key_either(world, env):
+    """Section 7: the platforms' keys are taken out also where another daemon is joined."""
+    daemon = world.daemon()
+    done = sidecar(env | {"AGENTD_SOCKET": str(daemon.socket)}, *python(SAY_ENVIRONMENT))
+    assert "AGENTOS_API_KEY" not in json.loads(done.stdout)
+    assert "AGENTOS_API_KEY taken out" in done.stderr
+
+
+def test_the_status_passes_through_without_anybody_to_read(env):
+    """Section 7: nobody has to read the last line; the exit status is the command's all the same."""
+    with Path("/dev/full").open("w") as full:
+        code = subprocess.run(
+            [*AGENTD, "sidecar", "--", *python("raise SystemExit(5)")], env=env, stderr=full, check=False
+        ).returncode
+    assert code == 5
+
+
+def test_dev_says_when_its_port_is_taken(env):
+    """A port in use is one line that says what to do."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = sidecar(env, "true", verb="dev", options=["--port", str(taken.getsockname()[1])])
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].endswith("say --port 0 for a free one")
+    assert "Traceback" not in done.stderr
 
 
 def test_it_joins_the_daemon_that_it_is_told_of(world, env):

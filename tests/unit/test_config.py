@@ -428,6 +428,8 @@ def test_a_secret_in_a_url(refused, user):
         ({"agents": '{ a = "1" }'}, {"agents": '{ b = "2" }'}, True),
         ({"agents": '{ a = "1" }'}, {"agents": '{ "*" = "2" }'}, False),
         ({"agents": '{ "team-*" = "1" }'}, {"agents": '{ team-a = "2" }'}, False),
+        ({"agents": '{ "bil*" = "1" }'}, {"agents": '{ "b*g" = "2" }'}, False),
+        ({"agents": '{ "[a-m]*" = "1" }'}, {"agents": '{ "[n-z]*" = "2" }'}, True),
         ({"agents": '{ a = "1" }'}, {}, False),
         ({"agents": '{ a = "1" }', "accept": '["event"]'}, {"agents": '{ a = "1" }', "accept": '["task"]'}, True),
         ({"accept": "[]"}, {}, True),

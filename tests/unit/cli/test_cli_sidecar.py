@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -13,8 +15,8 @@ from agentd.cli.child_env import HTTP, TOKEN, child_env
 from agentd.cli.dev import emulated
 from agentd.cli.sandbox import AGENT_ID
 from agentd.cli.sidecar import TOKEN_VARIABLE, Outcome, last_line, settings, status
-from agentd.cli.sidecar_state import choose, purpose, settle
-from agentd.config import Config, Destination, Secret, TokenRule
+from agentd.cli.sidecar_state import choose, foreign, purpose, settle, waiting
+from agentd.config import Config, Destination, Listen, Secret, Security, TokenRule
 from agentd.config import load as load_configuration
 
 URL = "http://127.0.0.1:5000"
@@ -75,8 +77,13 @@ def test_platforms_without_a_variable_get_one():
 
 
 def test_a_sidecars_settings(tmp_path):
-    """Its own socket for its own user, a free loopback port, a token of this run beside the configured ones."""
-    ours = settings(config(agentos=agentos()), socket="/x/s", folder=tmp_path)
+    """Its own socket for its own user, a free loopback port and a token of this run alone; the control plane is closed."""
+    given = config(agentos=agentos(passthrough="admin"))
+    given = msgspec.structs.replace(
+        given, listen=Listen(http="127.0.0.1:4319"), security=Security(tokens=[TokenRule(Secret(env="HOSTS"))])
+    )
+    ours = settings(given, socket="/x/s", folder=tmp_path)
+    assert ours.destinations["agentos"].passthrough == "agent"
     assert (ours.listen.socket, ours.listen.mode, ours.listen.http) == ("/x/s", "0600", "127.0.0.1:0")
     assert ours.spool.directory == str(tmp_path)
     assert [rule.token.env for rule in ours.security.tokens] == [TOKEN_VARIABLE]
@@ -111,6 +118,25 @@ def test_two_sidecars_at_a_time_have_two_folders(tmp_path):
     assert choose(tmp_path, {"a": "x"}) == first
 
 
+def test_what_others_left_is_found(tmp_path):
+    """Free folders that may hold records: those of the same purpose, and those of any other, each among its own."""
+    mine, other = choose(tmp_path, {"a": "x"}), choose(tmp_path, {"a": "y"})
+    assert (waiting(tmp_path, {"a": "x"}), foreign(tmp_path, {"a": "x"})) == ([mine], [other])
+    held = lock(mine)
+    assert waiting(tmp_path, {"a": "x"}) == []
+    os.close(held)
+    settle(mine)
+    settle(other)
+    assert (waiting(tmp_path, {"a": "x"}), foreign(tmp_path, {"a": "x"})) == ([], [])
+    assert foreign(tmp_path / "nowhere", {}) == []
+
+
+def test_its_folders_are_its_users_alone(tmp_path):
+    """Every folder that is made on the way is closed to others, the state folder of `agentd run` included."""
+    folder = choose(tmp_path / "state" / "sidecars", {"a": "x"})
+    assert {place.stat().st_mode & 0o777 for place in (folder, folder.parent, folder.parent.parent)} == {0o700}
+
+
 def test_a_folder_in_use_is_not_settled_any_more(tmp_path):
     """A sidecar that is killed leaves a folder that may hold records, whatever was in it before."""
     first = choose(tmp_path, {"a": "x"})
@@ -133,6 +159,7 @@ def test_the_last_line_says_how_many_why_and_where():
         == "agentd: 4 records remain in /state/x-1 for the next sidecar (3 for agentos: no connection; 1 for ascend: 401)"
     )
     assert last_line(Outcome(0, {}, 0), "/x") == "agentd: everything was delivered"
+    assert "may be left in /y" in last_line(Outcome(0, {}, 0), "/x", [Path("/y")])
     assert last_line(Outcome(0, {}, 2), "/x") == "agentd: nothing waits; 2 dead letters are kept in /x"
 
 

@@ -1,6 +1,8 @@
 """The rules of asking and waiting, step by step on a clock that stands still."""
 
 import json
+from decimal import Decimal
+from uuid import UUID
 
 import pytest
 
@@ -236,12 +238,44 @@ def test_pending_and_then_no_daemon():
         ({}, float("inf"), None, ValueError, "deadline"),
         ({}, None, "", ValueError, "1 to 300"),
         ({}, None, "k" * 301, ValueError, "1 to 300"),
+        ({}, None, 5, TypeError, "the key must be a text of 1 to 300 characters, got 5"),
+        ({}, None, b"k", TypeError, "the key must be a text"),
+        ({}, None, "\ud800", ValueError, "the key must be Unicode, got a lone surrogate in"),
+        ({}, "soon", None, TypeError, "the deadline must be a number of seconds, got 'soon'"),
+        ({}, True, None, TypeError, "the deadline must be a number of seconds, got True"),
+        ({}, [5], None, TypeError, "the deadline must be a number of seconds"),
+        ({}, 10**400, None, ValueError, "the deadline must be a number of seconds"),
     ],
 )
 def test_what_can_not_be_meant_raises_before_anybody_is_asked(asked, deadline, key, error, words):
     """Arguments are looked at where they are given."""
     with pytest.raises(error, match=words):
         make_question("x", asked, deadline, key)
+
+
+@pytest.mark.parametrize("name", ["to", "agent_id", "run_id", "span_id"])
+@pytest.mark.parametrize(("value", "error"), [(5, TypeError), ("", ValueError), ("\udfff", ValueError)])
+def test_names_that_are_none(name, value, error):
+    """The error says which; a UUID is its text, as in records."""
+    with pytest.raises(error, match=f"gate 'x': the {name} must be"):
+        make_question("x", {}, None, None, **{name: value})
+    assert getattr(make_question("x", {}, None, None, **{name: UUID(int=1)}), name) == str(UUID(int=1))
+
+
+@pytest.mark.parametrize("amount", ["12.50", "1E+2", "0.10", "-0", "98765432109876543.21"])
+def test_an_amount_keeps_its_digits(amount):
+    """A Decimal is a JSON number in an intent, whichever way it is asked; the other fields and their order stay."""
+    asked = {"currency": "EUR", "amount": Decimal(amount), "metadata": {"tax": Decimal("2.50")}}
+    text = f'{{"currency":"EUR","amount":{amount},"metadata":{{"tax":"2.50"}}}}'
+    assert make_question("intent", asked, None, None).request == text.encode()
+    assert make_question("x", {"amount": Decimal(amount)}, None, None).request == f'{{"amount":"{amount}"}}'.encode()
+
+
+@pytest.mark.parametrize("amount", ["NaN", "sNaN", "Infinity", "1E+999"])
+def test_an_amount_that_is_none(amount):
+    """What JSON has no number for is said at the call."""
+    with pytest.raises(ValueError, match="the amount must be a finite number"):
+        make_question("intent", {"amount": Decimal(amount)}, None, None)
 
 
 @pytest.mark.parametrize(

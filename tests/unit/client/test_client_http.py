@@ -36,6 +36,18 @@ def test_an_answer_in_pieces(data, status, body, size):
     assert feed(data, size) == Heard(status, body)
 
 
+def test_chunks_are_read_once():
+    """What has been read is not kept to be read again: a long answer in small chunks costs as much as it is long."""
+    answer = Answer()
+    answer.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    piece = b"a\r\n0123456789\r\n" * 100
+    for _ in range(1000):
+        assert answer.feed(piece + b"a\r\n01234") is None
+        assert len(answer._data) < len(b"a\r\n0123456789\r\n")
+        assert answer.feed(b"56789\r\n") is None
+    assert answer.feed(b"0\r\n\r\n") == Heard(200, b"0123456789" * 101_000)
+
+
 @pytest.mark.parametrize("data", [b"", PLAIN[:20], PLAIN[:-1], CHUNKED[:60], CHUNKED[: CHUNKED.index(b"0\r\nTrailer")]])
 def test_half_an_answer_is_none(data):
     """A connection that ends too early has answered nothing, not even what it looked like."""
@@ -53,6 +65,7 @@ def test_half_an_answer_is_none(data):
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1_0\r\n\r\n", "length"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1), "length"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", "chunk"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 5000, "chunk"),
         (b"x" * (MAX_HEAD_BYTES + 1), "head is too long"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (MAX_HEAD_BYTES + MAX_BODY_BYTES + 1), "too long"),
     ],

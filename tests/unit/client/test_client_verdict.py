@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
-from agentd import AgentdError, GateDenied, GateKeyConflict, GateRefused, GateTimeout, Verdict
-from agentd.client.verdict import WORDS, read_fault, read_verdict
+from agentd import AgentdError, GateDenied, GateKeyConflict, GateRefused, GateTimeout, Verdict, queued
+from agentd.client.verdict import NO_GATE, WORDS, read_fault, read_verdict
 from agentd.gating import Word
 
 ANSWER = {
@@ -32,6 +32,11 @@ def read(**changes):
 def test_the_words_are_the_daemons():
     """Client and daemon speak of the same five verdicts; the client alone does not import the daemon's list."""
     assert tuple(word.value for word in Word) == WORDS
+
+
+def test_what_the_client_makes_up_is_known_to_the_daemon():
+    """Both know by what an id begins that no agentd gave."""
+    assert queued.NO_GATE == NO_GATE
 
 
 def test_an_answer_becomes_a_verdict():

@@ -4,7 +4,7 @@ import pytest
 
 from agentd.delivery.backoff import Backoff
 from agentd.exchange import Lost, Response
-from agentd.gate.breaker import FAILURES_TO_OPEN, Breaker
+from agentd.gate.breaker import FAILURES_TO_OPEN, PROBE_S, Breaker
 
 LOST = Lost("connection closed before the answer", sent=True)
 DOWN = Lost("no connection", sent=False)
@@ -53,7 +53,7 @@ def test_one_probe_goes_out_after_the_pause():
     assert breaker.begin(breaker.until) is None
     breaker.end(probe, 5.0, 1.0, answer(200))
     assert not breaker.is_open
-    assert breaker.begin(5.0) == (False,)
+    assert breaker.begin(5.0) == (0,)
 
 
 def test_a_probe_that_fails_makes_the_pause_longer():
@@ -98,3 +98,40 @@ def test_a_hurried_loss_says_nothing():
     assert breaker.failures == 0
     breaker.end(breaker.begin(0.0), 0.0, 1.0, DOWN, hurried=True)
     assert breaker.failures == 1
+
+
+def test_a_long_probe_makes_way_for_another():
+    """A probe may be a long poll that takes minutes: after a few seconds the next may go, and its answer closes the circuit."""
+    breaker = opened()
+    begun = breaker.until
+    first = breaker.begin(begun)
+    assert breaker.begin(begun + PROBE_S - 0.01) is None
+    second = breaker.begin(begun + PROBE_S)
+    assert second.probe
+    assert breaker.begin(begun + PROBE_S) is None
+    breaker.give_up(first)
+    assert breaker.begin(begun + PROBE_S) is None  # the second one is still out
+    breaker.end(second, begun + PROBE_S, 1.0, answer(200))
+    assert not breaker.is_open
+    breaker.end(first, begun + 285, 1.0, LOST)
+    assert not breaker.is_open  # one lost answer, as any other
+
+
+def test_the_circuit_knows_that_a_kill_switch_could_not_be_read():
+    """From an answered or lost read of it to the next success; that nobody was there says nothing of it."""
+    for said, unread in ((answer(503), True), (LOST, True), (DOWN, False)):
+        breaker = Breaker(Backoff(1.0, 60.0))
+        breaker.end(breaker.begin(0.0), 0.0, 1.0, said, guard=True)
+        fail(breaker, times=FAILURES_TO_OPEN - 1)
+        assert (breaker.is_open, breaker.unread) == (True, unread)
+        breaker.end(breaker.begin(99.0), 99.0, 1.0, answer(200), guard=True)
+        assert (breaker.is_open, breaker.unread) == (False, False)
+
+
+def test_a_kill_switch_that_answers_does_not_break_the_row():
+    """It is read before each call, and the calls behind it may all hang."""
+    breaker = Breaker(Backoff(1.0, 60.0))
+    for _ in range(FAILURES_TO_OPEN):
+        breaker.end(breaker.begin(0.0), 0.0, 1.0, answer(200), guard=True)
+        fail(breaker)
+    assert breaker.is_open

@@ -119,6 +119,26 @@ async def test_a_platform_that_is_away_meanwhile_is_asked_on():
         assert (await room.ask(deadline=60))["verdict"] == "allow"
 
 
+@pytest.mark.parametrize("word", ["allow", "deny", "pending"])
+@warped
+async def test_a_decision_on_another_thing_is_none(word):
+    """§4: asked for one and answered about another, the gate is still open, keeps its name, and is asked on."""
+    another = says(word, platform_id="p-2", final=word != "pending")
+    async with opened(gates=FOLLOWED, way=ScriptedWay(PENDING, then=another)) as room:
+        heard = await room.ask(deadline=20)
+        assert (heard["verdict"], heard["proceed"], heard["final"], heard["platform_id"]) == (
+            "pending",
+            False,
+            False,
+            "p-1",
+        )
+        assert "another thing" in heard["reason"]
+        assert (room.ref("p-2"), set(room.way.paths[1:])) == (None, {"/act/p-1"})
+        assert room.notes(heard["gate_id"]).count(("queued", "pending")) <= 2  # said once, not with each look
+        room.way.then = says("deny")
+        assert (await room.look(heard["gate_id"], 30))["verdict"] == "deny"
+
+
 @warped
 async def test_a_decision_that_can_not_be_asked_for_is_pending_at_once():
     """Where the platform has no such call nobody waits for the deadline; a person may still resolve it."""

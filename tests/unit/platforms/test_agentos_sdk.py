@@ -88,6 +88,13 @@ def test_a_question_that_has_its_id_is_only_asked_for_its_answer():
     assert STAND_IN.asks(called(STAND_IN, "POST", "/api/v1/agents/a/invoke", {})) == "invoke"
 
 
+@pytest.mark.parametrize("value", ["", " ", "\u00a0\n", 0, 7, True, False, [], ["q"], {}, {"id": "q"}])
+def test_what_is_no_id_asks_anew(value):
+    """Whatever a platform may take for a `request_id` left out is a gate, on the record, and never a read."""
+    body = {"run_id": "r", "prompt": "p", "request_id": value}
+    assert STAND_IN.asks(called(STAND_IN, "POST", f"{INGEST}/human-input/request", body)) == "human_input"
+
+
 # -- runs ----------------------------------------------------------------------------------------------------------------
 
 

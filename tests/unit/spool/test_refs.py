@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentd.queued import DEAD, INTRODUCED, KNOWN, Ref
+from agentd.queued import DEAD, GATE_LANE, INTRODUCED, KNOWN, NO_GATE, Ref
 from agentd.spool.refs import Refs, encode
 
 
@@ -151,6 +151,15 @@ def test_references_come_back(refs):
     again = restored.get("cloud", "run", "r1")
     assert (again.platform_id, again.state, again.row) == ("P-1", KNOWN, 4)
     assert restored.introduce(ref("r2")).row == 5
+
+
+def test_what_no_agentd_gave_is_dead(refs):
+    """§4: an id that a client made up for a gate without agentd is no platform's; somebody who introduces it all the same may."""
+    found = refs.find("cloud", "action", f"{NO_GATE}1")
+    assert (found.state, found.lane) == (DEAD, GATE_LANE)
+    assert refs.find("cloud", "action", "act_1") is refs.get("cloud", "action", f"{NO_GATE}1") is None
+    made = refs.introduce(ref(f"{NO_GATE}1", kind="action"))
+    assert refs.find("cloud", "action", f"{NO_GATE}1") is made
 
 
 def test_a_destination_can_be_forgotten(refs):
