@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct, field
 
 from agentd.config_checks import check_values, nearest
+from agentd.config_faults import explain_fault
 from agentd.errors import ConfigError, UsageError
 from agentd.paths import socket_path, state_directory
 from agentd.records import KINDS
@@ -233,7 +234,6 @@ SECTIONS: tuple[str, ...] = tuple(Config.__struct_fields__)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RESERVED = frozenset({"v1", "healthz", "readyz", "metrics"})
 _ARRAYS: dict[str, dict[str, type[Struct]]] = {"security": {"peers": PeerRule, "tokens": TokenRule}}
-_ROW = re.compile(r"(?P<array>security\.(?:peers|tokens))\[(?P<index>\d+)\](?P<key>.*)")
 _SECRET_KEYS = frozenset({"api_key", "signing_secret", "token", "key"})
 
 
@@ -267,7 +267,7 @@ def load(
     try:
         config = msgspec.convert(table, Config, dec_hook=_dec_hook)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(error)}") from None
+        raise ConfigError(f"{where}: {explain_fault(error, table, Config, _dec_hook)}") from None
     uid = os.getuid() if uid is None else uid
     config = _fill(config, env, uid)
     check_values(config, where, kinds_of)
@@ -347,16 +347,6 @@ def _dec_hook(kind: type, value: Any) -> Any:
     except UsageError as error:
         raise ValueError(str(error)) from None
     raise NotImplementedError(kind)
-
-
-def _explain(error: msgspec.ValidationError) -> str:
-    text, _, path = str(error).partition(" - at `")
-    place = path.rstrip("`").removeprefix("$.")
-    row = _ROW.fullmatch(place)
-    if row is not None:
-        return f"[[{row['array']}]] #{int(row['index']) + 1}{row['key'].replace('.', ' ', 1)}: {text}"
-    section, _, key = place.rpartition(".")
-    return f"[{section}] {key}: {text}" if key else text
 
 
 def _fill(config: Config, env: Mapping[str, str], uid: int) -> Config:

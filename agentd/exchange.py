@@ -14,7 +14,8 @@ from msgspec import Struct
 from agentd.errors import AgentdError, ConfigError
 from agentd.outcomes import Verdict
 
-ANSWER_BYTES = 64 * 1024  # of an answer; what is longer is cut
+ANSWER_BYTES = 64 * 1024  # of an answer to a record; what is longer is cut
+GATE_ANSWER_BYTES = 2**20  # of an answer to a gate; what is longer is cut and then no JSON
 
 
 class Item(Protocol):
@@ -53,7 +54,7 @@ class Request(Struct, frozen=True):
 
 
 class Response(Struct, frozen=True):
-    """An answer; header names are lower case, the body is cut at 64 KiB."""
+    """An answer; header names are lower case, the body is cut at 64 KiB, that of an answer to a gate at 1 MiB."""
 
     status: int
     headers: Mapping[str, str]
@@ -73,6 +74,7 @@ class Attempt(Struct, frozen=True):
     now_s: float  # Unix time
     maybe_taken: bool = False  # an earlier try of these bytes may have been taken
     ended: bool = False  # the run (or what the lane is about) had its end delivered before this
+    agent_id: str = ""  # the platform's id of the agent that asked, where a gate's decision is read; empty: not known
 
 
 class Reference(NamedTuple):

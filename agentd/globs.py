@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 _SPECIAL = re.compile(r"[*?\[]")
 # A class as fnmatch delimits it: a `]` right at its start is a member. A `[` that nothing closes is itself.
-_TOKEN = re.compile(r"\*+|\[!?[^\[\]]?[^\]]*\]|\[!?\][^\]]*\]|.", re.DOTALL)
+_TOKEN = re.compile(r"\*+|\[!?+\]?+[^\]]*+\]|.", re.DOTALL)
 
 
 def any_common(first: Collection[str], second: Collection[str]) -> bool:
@@ -74,5 +74,4 @@ def _plain(patterns: Collection[str]) -> set[str]:
 
 def _tokens(pattern: str) -> list[str]:
     """A pattern as patterns for one character each, and `*`."""
-    tokens = _TOKEN.findall(pattern)
-    return ["*" if token[0] == "*" else "[[]" if token == "[" else token for token in tokens]
+    return ["*" if part[0] == "*" else "[[]" if part == "[" else part for part in _TOKEN.findall(pattern)]

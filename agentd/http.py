@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
@@ -24,6 +25,7 @@ from agentd.withheld import Withheld
 _CONNECT_S = 5.0
 # of the whole time: where it is short, what hangs in connecting ends as "no connection", and not as an answer that was lost
 _CONNECT_SHARE = 0.9
+_WHOLE = 2**20  # bytes of a body that goes out in one write; aiohttp warns of a larger one
 _KEEPALIVE_S = 10.0  # below the 15 s and more of common servers: an idle connection is ours to close, not theirs
 # What every request carries beside its platform's own headers
 HEADERS = {"user-agent": f"agentd/{__version__}", "content-type": "application/json", "accept": "application/json"}
@@ -101,7 +103,7 @@ class Http:
         return self._session.request(
             request.method,
             URL(str(URL(base_url)).rstrip("/") + request.path, encoded=True),  # a quoted path goes out as it is
-            data=request.body,
+            data=request.body if len(request.body) <= _WHOLE else io.BytesIO(request.body),
             headers={**headers, **request.headers},
             timeout=timeout,
             allow_redirects=False,

@@ -30,7 +30,8 @@ class Verdict(Struct, frozen=True):
     `id` names what was asked in later records (`record_execution(verdict, …)`), `platform_id` is the platform's own name for
     it. `final`: the platform will say no more; what isn't final can be waited for under `gate_id`. `repeated`: the recorded
     verdict of an earlier asking under the same key. `fail_open`: nobody was asked, and `fail_mode = "open"` alone lets it
-    proceed. `disabled`: the client does nothing and asked nobody. An empty `gate_id`: the daemon gave none.
+    proceed. `disabled`: the client does nothing and asked nobody. An empty `gate_id`: no agentd gave this verdict; its `id`
+    is made up, and agentd buries what names it (`gate_unavailable`).
     """
 
     gate_id: str

@@ -27,6 +27,7 @@ from agentd.wire import Ack, Message, encode
 log = logging.getLogger("agentd.gate")
 
 _OPEN_SHARE = 4  # gates under way are in memory as a whole: at most this part of memory.budget
+_INDEX_SHARE = 4  # the same of what is known in memory of every gate on record: about 20,000 of them by default
 
 
 class Site(Protocol):
@@ -73,6 +74,7 @@ def build_keeper(
         remember_s=float(config.gate.remember),
         follow_s=float(config.gate.follow),
         open_bytes=int(config.memory.budget) // _OPEN_SHARE,
+        index_bytes=int(config.memory.budget) // _INDEX_SHARE,
         announce=_announcer([site.route() for site in sites.values()], sink),
         trusted_uids=trusted_uids,
     )
@@ -91,6 +93,7 @@ def _desk(site: Site, way: Way, backoff: Backoff) -> Desk:
         signing_secret=site.signing_secret,
         default_agent=route.default_agent,
         takes_agent=route.takes_agent,
+        takes_events=lambda agent: route.takes("event", agent),
         agent_of=site.agent_of,
         options=site.destination.options or {},
         open_mode=site.destination.fail_mode == "open",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -75,6 +76,7 @@ class Desk(Struct):
     signing_secret: str | None = None
     default_agent: str = ""
     takes_agent: Callable[[str], bool] = lambda _agent: True
+    takes_events: Callable[[str], bool] = lambda _agent: True  # of an agent: where the event of a verdict goes
     agent_of: Callable[[str], str] = lambda local: local
     options: Mapping[str, str] = {}
     open_mode: bool = False  # fail_mode = "open"
@@ -84,6 +86,23 @@ class Desk(Struct):
     def __repr__(self) -> str:
         """Without the secrets."""
         return f"<Desk {self.name}: {', '.join(self.gates)}>"
+
+
+class Seldom:
+    """Which lines are written: of each text one in `every_s` seconds, and then how many were left out since."""
+
+    def __init__(self, every_s: float = 10.0) -> None:
+        self._every_s = every_s
+        self._written: dict[str, float] = {}
+        self._left_out: Counter[str] = Counter()
+
+    def more(self, text: str, now: float) -> int | None:
+        """How many have been left out since the last line; None: this one is, too. `now` is monotonic seconds."""
+        if now - self._written.get(text, -math.inf) < self._every_s:
+            self._left_out[text] += 1
+            return None
+        self._written[text] = now
+        return self._left_out.pop(text, 0)
 
 
 class Common(Struct):
@@ -105,3 +124,4 @@ class Common(Struct):
         None
     )  # destination, gate, seconds until its first word
     draining: bool = False  # agentd is stopping
+    unrecorded: Seldom = field(default_factory=lambda: Seldom())  # gates that found no room: one line for many

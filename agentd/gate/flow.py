@@ -284,7 +284,7 @@ class Flow:
 
     def refuse(self, reason: str) -> None:
         """Nothing of it is on disk, nothing will be, and so nothing is sent."""
-        log.error("%s: %s", self, reason, extra={"action": "gate_unrecorded"})
+        self._complain(reason)
         self.common.shelf.bury(self.gate)
         self.gate = decided(self.gate, Ruling(Word.UNAVAILABLE, reason, acted=False), self.common.now_us())
         self.desk.counts[self.gate.gate, self.gate.word.value] += 1
@@ -293,8 +293,16 @@ class Flow:
 
     def _give_up(self, reason: str) -> None:
         self.trouble = reason
-        log.error("%s: %s", self, reason, extra={"action": "gate_unrecorded"})
+        self._complain(reason)
         self.tell()
+
+    def _complain(self, reason: str) -> None:
+        more = self.common.unrecorded.more(reason, self.common.clock())
+        if more is not None:
+            log.error(
+                "%r: %s%s", self, reason, f" (and {more} more since the last line)" if more else "",
+                extra={"action": "gate_unrecorded", "destination": self.gate.destination},
+            )  # fmt: skip
 
     def announce_pending(self) -> None:
         """The agent goes without the platform's decision."""

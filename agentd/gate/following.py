@@ -91,7 +91,7 @@ async def _poll(flow: Flow, request: Request) -> Ruling:
     traits = flow.adapter.traits
     async with contextlib.nullcontext() if _is_waited_for(flow) else flow.desk.polls:
         answer = await flow.sender.fetch(request, traits.poll_timeout_s)
-    attempt = Attempt(flow.common.now_us() / 1e6)
+    attempt = Attempt(flow.common.now_us() / 1e6, agent_id=flow.desk.agent_of(flow.gate.source.agent))
     try:
         ruling = flow.adapter.rule_followed(flow.question, answer, attempt)
     except Exception as error:

@@ -84,6 +84,7 @@ class Keeper:
         remember_s: float,
         follow_s: float,
         open_bytes: int,
+        index_bytes: int,
         announce: Callable[[GateRow, dict[str, Any]], None] = lambda _gate, _payload: None,
         trusted_uids: Iterable[int] = (),
         new_id: Callable[[], bytes] | None = None,
@@ -91,9 +92,12 @@ class Keeper:
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         share: Callable[[], float] = random.random,
     ) -> None:
-        """`announce(gate, payload)` queues the event `gate.<name>` of a gate's run."""
+        """`announce(gate, payload)` queues the event `gate.<name>` of a gate's run.
+
+        `open_bytes` is what gates under way may take in memory, `index_bytes` what knowing of all the others may take.
+        """
         self.desks = {desk.name: desk for desk in desks}
-        self._register = register = Register(shelf, open_bytes)
+        self._register = register = Register(shelf, open_bytes, index_bytes)
         self._shelf = shelf
         self._reception = Reception(self.desks, shelf, limits, new_id or Uuid7(), now_us, frozenset(trusted_uids))
         self._announce_event = announce

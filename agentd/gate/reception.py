@@ -118,25 +118,33 @@ class Reception:
         )
 
     def _agent_of_run(self, asking: Asking, peer: Peer, grant: Grant) -> str:
-        """The agent whose run it is where the question could go, empty where nobody knows."""
+        """The agent whose run it is where the question could go, else wherever it is known; empty where nobody knows.
+
+        Elsewhere a run without a name is of that destination's own agent, which is nobody where the question goes.
+        """
         if asking.run_id is None:
             return ""
-        agents = set()
+        here, elsewhere = set(), set()
         for ref in self._shelf.owners("run", asking.run_id):
             desk = self._desks.get(ref.destination)
-            if desk is None or asking.gate not in desk.gates or asking.to not in (None, desk.name):
+            if desk is None or not grant.allows_destination(desk.name) or self._is_stranger(ref, peer, grant):
                 continue
-            if grant.allows_destination(desk.name) and not self._is_stranger(ref, peer, grant):
-                agents.add(ref.agent or desk.default_agent)
+            if asking.gate in desk.gates and asking.to in (None, desk.name):
+                here.add(ref.agent or desk.default_agent)
+            elif desk.takes_events(ref.agent):
+                elsewhere.add(ref.agent)
+        agents = here or elsewhere
         if len(agents) > 1:
             names = " and ".join(repr(agent) for agent in sorted(agents))
             raise GateRefusal(422, "foreign_reference", f"$.run_id: is of agents {names}: say which by agent_id")
         return agents.pop() if agents else ""
 
     def check_run(self, desk: Desk, run_id: str | None, agent: str, peer: Peer, grant: Grant = _EVERYTHING) -> None:
-        """Raises GateRefusal where the run is another's at this destination."""
-        for ref in () if run_id is None else self._refs(desk, "run", run_id):
-            self._check_owner(ref, "$.run_id", desk, agent, peer, grant)
+        """Raises GateRefusal where the run is another's, at this destination or where the event of the verdict goes."""
+        for ref in () if run_id is None else self._shelf.owners("run", run_id):
+            at = self._desks.get(ref.destination)
+            if at is not None and (at is desk or at.takes_events(agent)):
+                self._check_owner(ref, "$.run_id", at, agent, peer, grant)
 
     def _refs(self, desk: Desk, kind: str, name: str) -> list[Ref]:
         """What goes by this name at the destination, be it the agents' or the platform's."""
@@ -154,8 +162,10 @@ class Reception:
     def _check_owner(self, ref: Ref, place: str, desk: Desk, agent: str, peer: Peer, grant: Grant) -> None:
         if self._is_stranger(ref, peer, grant):
             raise GateRefusal(422, "foreign_reference", f"{place}: belongs to another user")
-        if (agent or desk.default_agent) != (ref.agent or desk.default_agent):
-            raise GateRefusal(422, "foreign_reference", f"{place}: belongs to agent {ref.agent!r}")
+        owner = ref.agent or desk.default_agent
+        if (agent or desk.default_agent) != owner:
+            whose = f"agent {owner!r}" if owner else "the agent that the API key stands for"
+            raise GateRefusal(422, "foreign_reference", f"{place}: belongs to {whose} at {desk.name}")
 
     def _is_stranger(self, ref: Ref, peer: Peer, grant: Grant) -> bool:
         """As intake has it: uid -1 says nothing, so what it introduced belongs to whoever may speak for its agent."""

@@ -15,8 +15,8 @@ from agentd.spool.gaterows import GateRow, Step, Stored
 class Register:
     """Where a gate is found. Whoever asks for one sees its flow while there is one, and else what the disk has."""
 
-    def __init__(self, shelf: Shelf, open_bytes: int) -> None:
-        self.book = Book(shelf.max_bytes, open_bytes)
+    def __init__(self, shelf: Shelf, open_bytes: int, index_bytes: int) -> None:
+        self.book = Book(shelf.max_bytes, open_bytes, index_bytes)
         self.flows: dict[str, Flow] = {}
         self._shelf = shelf
         self._loose: dict[str, GateRow] = {}  # decided without a flow, and not on disk yet

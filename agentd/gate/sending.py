@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
-from agentd.exchange import Attempt, Lost, Request, Response, Sending
+from agentd.exchange import GATE_ANSWER_BYTES, Attempt, Lost, Request, Response, Sending
 from agentd.gate.desk import Common, Desk, Way
 from agentd.gate.verdict import Withheld
 from agentd.gating import Gate, Question, Ruling, Word
@@ -17,7 +17,6 @@ from agentd.wire import deeper_than
 
 log = logging.getLogger("agentd.gate")
 
-ANSWER_BYTES = 2**20  # of an answer to a gate; what is longer is cut and then no JSON
 _MAX_DEPTH = 200  # of an answer that is handed on
 _LEAST_REST_S = 0.05
 _REPEAT_S = 0.1  # before the first repeat of a question whose answer was lost; doubles
@@ -130,7 +129,7 @@ class Sender:
         desk = self.desk
         sending = Sending(desk.api_key, key, self.common.now_us() / 1e6, request.body, desk.signing_secret)
         headers = {name: value for name, value in desk.platform.headers(sending).items() if value}
-        return await (way or desk.way).send(request, headers, timeout_s=timeout_s, limit=ANSWER_BYTES)
+        return await (way or desk.way).send(request, headers, timeout_s=timeout_s, limit=GATE_ANSWER_BYTES)
 
     async def send(self, request: Request) -> Outcome:
         """The question, again where that can't act twice: turned away for a while, or its answer lost and the key protects."""

@@ -2,8 +2,9 @@
 
 What it asks of us: it documents no idempotency, so a POST is never repeated once it may have arrived, and an answer that
 is lost, is a 5xx or is not an intent leaves the outcome unknown. A POST's answer is always `pending` and never a grant:
-only an intent that was read back as `approved` is one. `pending_approval` waits for a person and ends nothing. The
-envelope of its errors is documented nowhere, so every usual one is read.
+only an intent that was read back as `approved`, is the one that was asked about, and in which nothing says no is one.
+`pending_approval` waits for a person and ends nothing. The envelope of its errors is documented nowhere, so every usual one is
+read.
 """
 
 from __future__ import annotations
@@ -16,7 +17,20 @@ from msgspec import Meta, Raw, Struct
 
 from agentd.exchange import Attempt, Context, Lost, Reference, Request, Response
 from agentd.gating import Gate, Question, Ruling, Traits, Word
-from agentd.platforms._questions import OBJECT, TEXT, Kind, agent_of, check, check_names, given, members, with_gate_id
+from agentd.platforms._objections import AGREES, ASKS_A_PERSON, objection
+from agentd.platforms._questions import (
+    GATE_ID,
+    OBJECT,
+    TEXT,
+    Kind,
+    agent_of,
+    check,
+    check_names,
+    given,
+    members,
+    read,
+    with_gate_id,
+)
 from agentd.platforms._rulings import after, bounded, failed, lost, says_twice, segment, still_open
 from agentd.platforms.base import retry_after
 
@@ -36,9 +50,8 @@ _KINDS: Mapping[str, Kind] = {
 }
 _WIRE_NAMES = {"merchant_category": "merchantCategory"}
 _MADE_BELOW = frozenset({"agent_id", "metadata"})
-_REFUSALS = frozenset(
-    {"deny", "denied", "block", "blocked", "reject", "rejected"}
-)  # of a policy, in any case of letters
+_FREE = frozenset({"metadata"})  # the client's own words
+_AGREES = AGREES | ASKS_A_PERSON  # what a policy may say of an approved intent: it may have put it before a person
 
 
 class _Intent(Struct, rename="camel"):
@@ -46,8 +59,11 @@ class _Intent(Struct, rename="camel"):
 
     id: str
     status: str
-    policy_decision: Any = None
     matched_policy: Any = None
+    amount: Any = None
+    currency: Any = None
+    agent_id: Any = None
+    metadata: Any = None
 
 
 _decode_intent = msgspec.json.Decoder(_Intent).decode
@@ -101,18 +117,20 @@ class IntentGate:
         place = segment(platform_id)
         return None if place is None else Request(f"{_PATH}/{place}", b"", method="GET")
 
-    def rule_followed(self, question: Question, answer: Response | Lost, attempt: Attempt) -> Ruling:  # noqa: ARG002 - the protocol's
+    def rule_followed(self, question: Question, answer: Response | Lost, attempt: Attempt) -> Ruling:
         if isinstance(answer, Lost):
             return still_open(answer.reason)
         intent = _intent(answer.body) if 200 <= answer.status < 300 else None  # noqa: PLR2004 - RFC 9110 §15
         if intent is None:
             return still_open(_reason(answer), again_s=_rest(answer, attempt))
+        other = _differs(intent, question, attempt)
+        if other:
+            return still_open(f"another intent than the one that was asked about: its {other} differs")
         match intent.status:
-            case "approved" if _objects(intent.policy_decision):
-                return Ruling(Word.REVIEW, bounded(f"{_why(intent)}, and the policy says no"), intent.id)
-            case "approved" if says_twice(answer.body):
-                return Ruling(Word.REVIEW, bounded(f"{_why(intent)}, and a name occurs twice in the answer"), intent.id)
             case "approved":
+                doubt = "a name occurs twice" if says_twice(answer.body) else _doubt(answer.body)
+                if doubt:
+                    return Ruling(Word.REVIEW, bounded(f"{_why(intent)}, and in the answer {doubt}"), intent.id)
                 return Ruling(Word.ALLOW, _why(intent), intent.id)
             case "denied":
                 return Ruling(Word.DENY, _why(intent), intent.id)
@@ -120,13 +138,44 @@ class IntentGate:
                 return still_open(_why(intent), intent.id)
 
 
-def _objects(decision: Any) -> bool:
-    """Whether the policy's decision stands against an approval. One that asked for a person does not: one has approved."""
-    words = [word for word in decision.values() if isinstance(word, str)] if isinstance(decision, dict) else [decision]
-    return any(
-        word.casefold() in _REFUSALS if isinstance(word, str) else word is not None and word is not True
-        for word in words
+def _doubt(body: bytes) -> str:
+    """What stands against an approval. A policy that asked for a person does not: one has approved."""
+    found = objection(_decode_any(body), _FREE, _AGREES)
+    return f"{found} contradicts it" if found else ""
+
+
+def _differs(intent: _Intent, question: Question, attempt: Attempt) -> str:
+    """The field, of those that the answer shows, by which it is about something else than was asked; empty where it isn't.
+
+    The intent's id is compared by whoever asked for it.
+    """
+    fields = given(question, "intent_id")
+    currency = read(fields, "currency", Kind(str, "expected a string"))
+    metadata = intent.metadata if isinstance(intent.metadata, dict) else {}
+    asked = members(fields, "metadata").get(GATE_ID)  # the client's own, which may be anything
+    compared = {
+        "amount": (_number(intent.amount), read(fields, "amount", Kind(float, "expected a number"))),
+        "currency": (_folded(intent.currency), _folded(currency)),
+        "agentId": (_folded(intent.agent_id), _folded(attempt.agent_id or None)),
+        f"metadata.{GATE_ID}": (metadata.get(GATE_ID), question.gate_id if asked is None else None),
+    }
+    return next(
+        (name for name, (found, meant) in compared.items() if None not in (found, meant) and found != meant), ""
     )
+
+
+def _number(value: Any) -> Any:
+    """An amount as it is compared: text may hold a number; what is none equals nothing."""
+    if isinstance(value, bool):
+        return str(value)  # true would equal 1
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _folded(value: Any) -> Any:
+    return value.strip().casefold() if isinstance(value, str) else value
 
 
 def _intent(body: bytes) -> _Intent | None:

@@ -16,9 +16,10 @@ from msgspec import UNSET, Meta, Raw, Struct
 
 from agentd.exchange import Attempt, Context, Lost, Reference, Request, Response, Unencodable
 from agentd.gating import Gate, Question, Ruling, Traits, Word
-from agentd.platforms._agentos_wire import Envelope, by_code, envelope_in, is_cut, reason_of
+from agentd.platforms._agentos_wire import Envelope, by_code, envelope_in, reason_of
+from agentd.platforms._objections import objection
 from agentd.platforms._questions import OBJECT, TEXT, Kind, check, check_names, given, read, wrong
-from agentd.platforms._rulings import after, bounded, failed, lost, says_twice, segment, still_open
+from agentd.platforms._rulings import after, bounded, failed, is_cut, lost, says_twice, segment, still_open
 from agentd.platforms.base import retry_after
 
 _HUMAN_INPUT = "/api/ingest/v1/human-input/request"
@@ -54,6 +55,11 @@ _ASK: Mapping[str, Kind] = {
     "timeout_seconds": Kind(Annotated[int, Meta(ge=1, le=2**31 - 1)], "expected a whole number of seconds above 0"),
     "context": OBJECT,
 }
+# What the hosted agent, its caller or a person said.
+_FREE = frozenset(
+    {"awaitingapproval", "awaitinginput", "context", "history", "input", "metadata", "output", "prompt", "usage"}
+)
+_decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -219,6 +225,9 @@ def _data(answer: Response, envelope: Envelope | None) -> tuple[Mapping[str, Any
         return data, f"with an error, {envelope.error.code}: {envelope.error.message}"
     if says_twice(answer.body):
         return data, "in which a name occurs twice"
+    doubt = objection(_decode_any(answer.body), _FREE)
+    if doubt:
+        return data, f"in which {doubt} contradicts it"
     return data, "" if data else "without data"
 
 

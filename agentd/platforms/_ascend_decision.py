@@ -2,7 +2,9 @@
 
 A (documented): flat, `decision` and `status`. B: the same below `data`, beside an outer `status` that says how the call went.
 C (older server): flat, `status`, and what policies and thresholds said. D: `decision` is an object with an `outcome`.
-An unknown word is a review, and so is an approval beside which anything else in the answer says no.
+An unknown word is a review, and so is an approval beside which anything else in the answer says no, or fails, or has a policy say
+what is not known to agree. What the client said itself comes back in some answers and is not looked at, nor are shadow policies,
+which are not in force.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from agentd.gating import Word
+from agentd.platforms._objections import AGREES, ASKS_A_PERSON, objection
 from agentd.platforms._rulings import bounded, segment
 
 _MADE_LOCALLY = "fail_open_"  # what the SDK calls an action that it let pass without asking
@@ -28,13 +31,25 @@ _WORDS = {
 }
 _NO_WORDS = frozenset({"success", "ok"})  # `status` of an envelope: the call went well, whatever was decided
 _OUTCOMES = ("outcome", "decision", "status")  # under which the object of shape D may have its word
-_FORBIDS = frozenset({"deny", "denied", "block", "blocked", "reject", "rejected"})  # of a policy, letters in any case
+_FLAGS = ("requires_approval", "decision_ready")  # true, false or null
+_FREE = frozenset(
+    {
+        "actiondetails",
+        "context",
+        "metadata",
+        "parameters",
+        "riskindicators",
+        "shadowenforcementdecision",
+        "shadowpolicydecision",
+    }
+)
 
 
 class Decision(NamedTuple):
     """What an answer says. `known` is False where it has no word, or one that no source has.
 
-    `ready` is the answer's own word on whether this is final; None: it has none.
+    `ready` is the answer's own word on whether this is final; None: it has none. `waits`: it says that somebody has yet to approve.
+    `mixed`: it is about two actions.
     """
 
     word: Word
@@ -42,6 +57,8 @@ class Decision(NamedTuple):
     platform_id: str | None
     known: bool = True
     ready: bool | None = None
+    waits: bool = False
+    mixed: bool = False
 
 
 def read_decision(said: Any) -> Decision:
@@ -50,19 +67,23 @@ def read_decision(said: Any) -> Decision:
     words = [word for level in levels for word in _words(level)]
     told = [word for word in words if not (isinstance(word, str) and word in _NO_WORDS)]
     platform_id = next((found for level in levels if (found := _id_of(level)) is not None), None)
-    ready = next((level["decision_ready"] for level in levels if isinstance(level.get("decision_ready"), bool)), None)
+    flags = {name: [part[name] for part in _parts(levels) if part.get(name) is not None] for name in _FLAGS}
+    ready = None if not flags["decision_ready"] else all(flag is True for flag in flags["decision_ready"])
+    mixed = len({str(level["action_id"]) for level in levels if level.get("action_id") is not None}) > 1
     reason = next((why for level in levels if (why := _why(level))), "")
     word = _word(told[0]) if told else None
     if word is None:
         what = f"unknown decision {_shown(told[0])}" if told else "an answer without a decision"
-        return Decision(Word.REVIEW, bounded(f"{what}: {reason}"), platform_id, known=False, ready=ready)
+        return Decision(Word.REVIEW, bounded(f"{what}: {reason}"), platform_id, known=False, ready=ready, mixed=mixed)
     beside = {_word(other) for other in told[1:] + _enforced(levels)}
-    if _is_contradicted(word, beside, levels):
-        reason = f"{_shown(told[0])}, and the answer contradicts it: {reason}"
-        return Decision(Word.REVIEW, bounded(reason), platform_id, ready=ready)
+    doubt = _doubt(word, beside, said, flags)
+    if doubt:
+        reason = f"{_shown(told[0])}, and the answer contradicts it{doubt}: {reason}"
+        return Decision(Word.REVIEW, bounded(reason), platform_id, ready=ready, mixed=mixed)
     if word is Word.ALLOW and Word.PENDING in beside:
         word = Word.PENDING
-    return Decision(word, bounded(reason or str(told[0])), platform_id, ready=ready)
+    waits = word is Word.ALLOW and (True in flags["requires_approval"] or bool(objection(said, _FREE)))
+    return Decision(word, bounded(reason or str(told[0])), platform_id, ready=ready, waits=waits, mixed=mixed)
 
 
 def levels_of(said: Any) -> list[dict[str, Any]]:
@@ -85,28 +106,33 @@ def _word(told: Any) -> Word | None:
 def _words(level: dict[str, Any]) -> list[Any]:
     """What a level says of the decision, the word that counts first."""
     decision = level.get("decision")
+    words = [decision]
     if isinstance(decision, dict):
-        decision = next((decision[name] for name in _OUTCOMES if name in decision), decision)
-    return [word for word in (decision, level.get("status")) if word is not None]
+        words = [decision[name] for name in _OUTCOMES if name in decision] or [decision]
+    return [word for word in (*words, level.get("status")) if word is not None]
+
+
+def _parts(levels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The levels and the objects of shape D in them."""
+    return [*levels, *(decision for level in levels if isinstance(decision := level.get("decision"), dict))]
 
 
 def _enforced(levels: Sequence[dict[str, Any]]) -> list[Any]:
-    return [word for level in levels if (word := level.get("enforcement_decision")) is not None]
+    return [word for part in _parts(levels) if (word := part.get("enforcement_decision")) is not None]
 
 
-def _is_contradicted(word: Word, beside: set[Word | None], levels: Sequence[dict[str, Any]]) -> bool:
-    if word is Word.ALLOW:
-        return not beside <= {Word.ALLOW, Word.PENDING} or any(_forbids(level) for level in levels)
-    return word is Word.PENDING and Word.DENY in beside
+def _doubt(word: Word, beside: set[Word | None], said: Any, flags: dict[str, list[Any]]) -> str:
+    """What stands against a decision, begun with a blank where it has a name; empty where nothing does.
 
-
-def _forbids(level: dict[str, Any]) -> bool:
-    """Whether anything beside the decision says no: a policy, or a flag."""
-    result = level.get("policy_result")
-    policies = (level.get("policy_decision"), result.get("decision") if isinstance(result, dict) else result)
-    if any(isinstance(word, str) and word.casefold() in _FORBIDS for word in policies):
-        return True
-    return level.get("execution_allowed") is False or level.get("allowed") is False
+    A policy that asks for a person does not: the decision is pending, or a person has approved.
+    """
+    if word is not Word.ALLOW:
+        return " by another word" if word is Word.PENDING and Word.DENY in beside else ""
+    if not beside <= {Word.ALLOW, Word.PENDING}:
+        return " by another word"
+    unclear = next((name for name in _FLAGS if any(not isinstance(flag, bool) for flag in flags[name])), "")
+    found = f"{unclear} is neither true nor false" if unclear else objection(said, _FREE, AGREES | ASKS_A_PERSON)
+    return f" ({found})" if found else ""
 
 
 def _id_of(level: dict[str, Any]) -> str | None:

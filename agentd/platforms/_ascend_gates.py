@@ -18,10 +18,10 @@ from msgspec import Meta, Raw
 
 from agentd.exchange import Attempt, Context, Lost, Reference, Request, Response, Unencodable
 from agentd.gating import Gate, Question, Ruling, Traits, Word
-from agentd.platforms._ascend_answers import decoded, is_cut, is_denial, is_json, is_ours, is_refusal, reason_of, wait_s
+from agentd.platforms._ascend_answers import decoded, is_denial, is_json, is_ours, is_refusal, reason_of, wait_s
 from agentd.platforms._ascend_decision import Decision, levels_of, names_an_action, read_decision
 from agentd.platforms._questions import OBJECT, TEXT, Kind, agent_of, check, given, members, read, with_gate_id, wrong
-from agentd.platforms._rulings import after, bounded, failed, lost, says_twice, segment, still_open
+from agentd.platforms._rulings import after, bounded, failed, is_cut, lost, says_twice, segment, still_open
 
 _SUBMIT = "/api/v1/actions/submit"
 _STATUS = "/api/v1/actions/{id}/status"
@@ -121,6 +121,8 @@ class ActionGate:
         found = read_decision(said) if 200 <= answer.status < 300 else None  # noqa: PLR2004 - RFC 9110 §15
         if found is None or (is_refusal(said) and found.word is not Word.DENY):
             return still_open(reason_of(answer.status, said), again_s=_rest(answer, attempt))
+        if found.mixed:
+            return still_open(f"an answer about two actions: {found.reason}")
         is_open = found.word is Word.PENDING or (found.word is Word.ALLOW and found.ready is False)
         if is_open or (not found.known and found.ready is not True):
             return still_open(found.reason, found.platform_id)
@@ -189,7 +191,7 @@ def _submitted(answer: Response, said: Any, reason: str) -> Ruling:
     found = read_decision(said)
     if is_refusal(said) and found.word is not Word.DENY:
         return failed(answer.status, reason)
-    is_open = found.word is Word.PENDING or (found.word is Word.ALLOW and _is_unfinished(answer, said, found))
+    is_open = found.word is Word.PENDING or (found.word is Word.ALLOW and _is_unfinished(answer, found))
     if not is_open:
         return _final(found, answer)
     if found.platform_id is None:
@@ -199,15 +201,16 @@ def _submitted(answer: Response, said: Any, reason: str) -> Ruling:
 
 def _final(found: Decision, answer: Response) -> Ruling:
     """The platform's last word; an approval in which a name occurs twice may be read as something else by others."""
+    if found.word is Word.ALLOW and found.mixed:
+        return Ruling(Word.REVIEW, bounded(f"an answer about two actions: {found.reason}"), found.platform_id)
     if found.word is Word.ALLOW and says_twice(answer.body):
         return Ruling(Word.REVIEW, bounded(f"a name occurs twice in the answer: {found.reason}"), found.platform_id)
     return Ruling(found.word, found.reason, found.platform_id)
 
 
-def _is_unfinished(answer: Response, said: Any, found: Decision) -> bool:
+def _is_unfinished(answer: Response, found: Decision) -> bool:
     """Whether an approval is none yet: 202 means pending, and so does an approval that is still required."""
-    required = any(level.get("requires_approval") is True for level in levels_of(said))
-    return answer.status == 202 or found.ready is False or required  # noqa: PLR2004 - RFC 9110 §15.3.3
+    return answer.status == 202 or found.ready is False or found.waits  # noqa: PLR2004 - RFC 9110 §15.3.3
 
 
 def _denial(said: dict[str, Any]) -> str:

@@ -4,7 +4,9 @@ Sources: https://www.decide.fyi/openapi.json v1.10.0 and the repository decidefy
 docs/RULEBOOK_V1.md). The field `verdict` counts and nothing else, and only a rulebook binds: a `yes` of an advisory mode is a
 `review`. `application_verdict` and `action` are words of the rulebook's author (`BLOCK` may be what a `yes` is about), so that
 they contradict nothing; `c`, `decision`, `status` and `error` say what `verdict` says, and where they say otherwise it is a
-`review` as well. The platform answers 200 also when it has no verdict. A repeat under the same key gets the first record.
+`review` as well. So is a yes beside a flag or an error that speaks against it, and one whose record names another authority than
+the rulebook (`lib/rulebook-runtime-contract.js`, sdk/decide.d.ts). The platform answers 200 also when it has no verdict. A repeat
+under the same key gets the first record.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from agentd.exchange import ANSWER_BYTES, Attempt, Context, Lost, Reference, Request, Response
+from agentd.exchange import Attempt, Context, Lost, Reference, Request, Response
 from agentd.gating import Gate, Question, Ruling, Traits, Word
 from agentd.platforms._decidefyi_wire import (
     OPERATOR,
@@ -27,8 +29,9 @@ from agentd.platforms._decidefyi_wire import (
     text_in,
     wait_s,
 )
+from agentd.platforms._objections import objection
 from agentd.platforms._questions import given
-from agentd.platforms._rulings import after, bounded, failed, lost, says_twice, segment
+from agentd.platforms._rulings import after, bounded, failed, is_cut, lost, says_twice, segment
 
 _PATH = "/api/decide"
 _VERDICTS = {"yes": Word.ALLOW, "no": Word.DENY, "review": Word.REVIEW}
@@ -38,6 +41,29 @@ _MEANS = {
     **dict.fromkeys(("no", "deny", "block", "reject"), "no"),
     **dict.fromkeys(("review", "unclear", "filtered", "tie", "pending", "hold"), "review"),
 }
+# What a record that binds says of itself where it says it. No source shows a `decision_contract` that binds: the conformance set
+# has one in what it refuses from callers, in the words that the platform would use.
+_BINDS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+    "decision_contract": {
+        "authority": ("production_verdict", "declarative_rulebook"),
+        "production_verdict": (True,),
+        "production_binding_required": (False,),
+    },
+    "runtime_binding": {
+        "production_core": ("hybrid_declarative_rulebook_with_trusted_adapters", True),
+        "binding_mode": ("direct_declarative_rulebook", "trusted_adapter_facts_then_declarative_rulebook"),
+        "verdict_authority": ("declarative_rulebook",),
+        "adapter_authority": ("facts_only",),
+        "customer_supplied_code": ("rejected",),
+    },
+}
+# Words of the caller or of the rulebook's author, and the signature, which is optional and no part of the verdict.
+_FREE = frozenset(
+    {
+        "actionbinding", "adapterfacts", "context", "defaultoutcome", "evaluation", "evidence", "evidencemanifest", "inputs",
+        "rules", "signature",
+    }
+)  # fmt: skip
 _REST_S = 1.0  # after a 429, a 5xx or a 409 in progress that names no time
 _MAX_LISTED = 5  # missing fields and errors that a reason names
 
@@ -90,6 +116,8 @@ def _decided(question: Question, answer: Response, body: Mapping[str, Any]) -> R
     reason = text_in(body, "reason_code") or text_in(body, "verdict")
     binds = _by_rulebook(question) and not _advisory(body)
     doubt = _doubt(body, word, binds=binds) or ("a name occurs twice" if says_twice(answer.body) else "")
+    if word is Word.ALLOW and not doubt:
+        doubt = objection(body, _FREE)
     if doubt:
         return Ruling(Word.REVIEW, bounded(f"{reason}: {doubt}"), decision_id)
     if word is Word.ALLOW and not binds:
@@ -99,8 +127,8 @@ def _decided(question: Question, answer: Response, body: Mapping[str, Any]) -> R
 
 def _without_verdict(answer: Response, body: Mapping[str, Any]) -> str:
     if not body:
-        if len(answer.body) >= ANSWER_BYTES:
-            return "200 that is cut or no JSON: ask for response_view minimal"
+        if is_cut(answer):
+            return "200 that is too long to be read whole: ask for response_view minimal"
         return "200 without an answer of decide.fyi's: is base_url right?"
     if body.get("verdict") is not None:
         return f"200 with an unknown verdict {str(body['verdict'])[:80]!r}"
@@ -139,17 +167,21 @@ def _by_rulebook(question: Question) -> bool:
 
 
 def _advisory(body: Mapping[str, Any]) -> bool:
-    """Whether an answer says that it binds nobody."""
-    contract = body.get("decision_contract")
-    if contract is None:
-        return False
-    if not isinstance(contract, dict):
-        return True
-    return (
-        contract.get("authority") == "advisory_only"
-        or contract.get("production_verdict", True) is not True
-        or contract.get("production_binding_required", False) is not False
-    )
+    """Whether an answer says that it binds nobody, or does not say that it binds in the words that are known for it."""
+    for name, members in _BINDS.items():
+        said = body.get(name)
+        if said is None:
+            continue
+        if not isinstance(said, dict):
+            return True
+        if any(not _is_one_of(said[member], words) for member, words in members.items() if member in said):
+            return True
+    return False
+
+
+def _is_one_of(said: Any, words: Sequence[Any]) -> bool:
+    """1 is not true."""
+    return any(type(said) is type(word) and said == word for word in words)
 
 
 def _decision_id(answer: Response, body: Mapping[str, Any]) -> str | None:

@@ -2,8 +2,8 @@
 
 Source: PyPI decision-os-sdk 0.2.1. The request is that of a decision record, so that the ledger shows no difference; its
 `requestId` makes a repeat with the same bytes safe. The evaluation comes inside a success: `ok: true` without an error and
-without a change against the policy is an allow, a plain `ok: false` a deny, all else a review. `status` is open text there
-and says nothing.
+without a change against the policy is an allow unless something else in the answer speaks against it, a plain `ok: false` a deny,
+all else a review. `status` is open text there: it says nothing, unless it is a known no.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ from msgspec import Raw
 from agentd.exchange import Attempt, Context, Lost, Reference, Request, Response, Unencodable
 from agentd.explain import explain
 from agentd.gating import Gate, Question, Ruling, Traits, Word
-from agentd.platforms._decisionos_wire import DECISIONS, Body, decision_body, is_cut, read
+from agentd.platforms._decisionos_wire import DECISIONS, Body, decision_body, read
+from agentd.platforms._objections import objection
 from agentd.platforms._questions import given, wrong
-from agentd.platforms._rulings import after, bounded, failed, lost, says_twice, segment
+from agentd.platforms._rulings import after, bounded, failed, is_cut, lost, says_twice, segment
 from agentd.platforms.base import retry_after, with_extra
 from agentd.records import Decision
 
 _OURS = frozenset({"id", "to", "kind"})  # of a record, and of no gate
 _ASKS = "run_policy_eval"  # the SDK's name for what this gate is
 _REST_S = 1.0  # after a 429 or a 5xx that names no time
+_FREE = frozenset(  # the client's own words, which the decision repeats
+    {"assumptions", "constraints", "context", "mcpservers", "metadata", "options", "parameters", "toolcalls"}
+)
 
 _decode_decision = msgspec.json.Decoder(Decision).decode
 _decode_any = msgspec.json.Decoder().decode
@@ -111,8 +115,10 @@ def _decided(answer: Response, body: Body) -> Ruling:
         text = "its answer is cut" if is_cut(answer) else body.error or "no data.id: is base_url right?"
         return Ruling(Word.REVIEW, bounded(f"{answer.status} {text}"))
     word, reason = _evaluation(answer)
-    if word is Word.ALLOW and says_twice(answer.body):
-        word, reason = Word.REVIEW, "a name occurs twice in the answer"
+    if word is Word.ALLOW:
+        doubt = "a name occurs twice" if says_twice(answer.body) else objection(_decode_any(answer.body), _FREE)
+        if doubt:
+            word, reason = Word.REVIEW, f"{reason}, and in the answer {doubt}"
     return Ruling(word, bounded(reason), decision_id)
 
 

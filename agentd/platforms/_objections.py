@@ -107,7 +107,7 @@ def _objects(name: str, value: Any, agrees: frozenset[str], *, is_policys: bool)
     if name in _FAILURES:
         return value not in (None, "", [], {})
     if name in _BARS:
-        return value is not False and value not in (None, "", [], {})
+        return value not in (None, False, "", [], {})
     if name in _FLAGS or name in _POLICIES or (is_policys and name in _VERDICTS):
         return not isinstance(value, dict) and not agree(value, agrees)  # an object is judged by its members
     return (name in _VERDICTS or (is_policys and isinstance(value, str))) and refuses(value)

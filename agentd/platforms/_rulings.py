@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from agentd.exchange import Attempt, Lost
+from agentd.exchange import GATE_ANSWER_BYTES, Attempt, Lost, Response
 from agentd.gating import Ruling, Word
 
 _REASON_CHARS = 500
@@ -62,6 +62,11 @@ def after(attempt: Attempt, ruling: Ruling) -> Ruling:
     if ruling.acted or not attempt.maybe_taken:
         return ruling
     return msgspec.structs.replace(ruling, acted=True)
+
+
+def is_cut(answer: Response) -> bool:
+    """Whether an answer that is no JSON is the beginning of some that was too long to be read whole."""
+    return len(answer.body) >= GATE_ANSWER_BYTES and answer.body.lstrip().startswith((b"{", b"["))
 
 
 def says_twice(body: bytes) -> bool:

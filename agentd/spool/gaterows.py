@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import zlib
 from enum import StrEnum
+from sys import intern
 from typing import TypeVar
 
 import msgspec
@@ -117,8 +118,9 @@ class Stored(Struct):
 
 
 def brief_of(gate: GateRow) -> Brief:
+    """Its tag; names that many gates share are one text in memory."""
     return Brief(
-        gate.gate_id, gate.gate, gate.destination, gate.source.agent, gate.source.uid, gate.token, gate.key, gate.digest,
+        gate.gate_id, intern(gate.gate), intern(gate.destination), intern(gate.source.agent), gate.source.uid, gate.token, gate.key, gate.digest,
         gate.step, gate.word, gate.acted, gate.asked_us, gate.decided_us, gate.owed, gate.fail_open,
     )  # fmt: skip
 
@@ -148,7 +150,9 @@ def decode(row: int, value: bytes | None) -> GateRow:
 
 def decode_brief(row: int, tag: bytes | None) -> Brief:
     """Raises SpoolDamaged."""
-    return _checked(f"gate {row}: brief", tag, Brief)
+    brief = _checked(f"gate {row}: brief", tag, Brief)
+    brief.gate, brief.destination, brief.agent = intern(brief.gate), intern(brief.destination), intern(brief.agent)
+    return brief
 
 
 def _sum(data: bytes) -> bytes:

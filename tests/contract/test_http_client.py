@@ -345,3 +345,17 @@ async def test_a_key_that_comes_back_is_taken_out(http, serve):
     async with http.open(f"http://{url}", REQUEST, headers, 5.0, streams=True) as opened:
         body = b"".join([part async for part in opened.parts()])
     assert (body, opened.headers["x-request-id"]) == (answer.body, "Bearer ***")
+
+
+async def test_a_large_body_goes_out_whole(http, serve):
+    """Above a MiB it goes in pieces, with its length; the loop is not held up by one write."""
+    host, came = await serve(ok)
+    body = b"x" * (2**20 + 1)
+    found = await send(http, f"http://{host}", Request("/v1/intents", body))
+    assert found.status == 200
+    ((_, _, headers, sent),) = came
+    assert (sent == body, headers["content-length"], headers["content-type"]) == (
+        True,
+        str(len(body)),
+        "application/json",
+    )

@@ -191,6 +191,20 @@ def test_leave_to_spend(world, client):
     assert len(posts(world, "/v1/intents")) == 1
 
 
+def test_a_report_upon_a_verdict_that_no_agentd_gave(world, daemon, client, tmp_path):
+    """§4: dead, cause `gate_unavailable`, by the verdict and by its id; the platform never hears an id that we made up."""
+    lonely = Client(socket=str(tmp_path / "none"))
+    asked, decided = lonely.evaluate_action("query", "db"), lonely.decide(**wish(5))
+    lonely.close(0)
+    assert (asked.verdict, decided.verdict) == ("unavailable", "unavailable")
+    client.fail_action(asked, "not allowed")
+    client.record_execution(decided.id, execution_status="executed", action_taken="went on all the same")
+    assert client.flush(15)
+    letters = wait_for(lambda: len(found := daemon.dead_letters()) == 2 and found)
+    assert {letter["cause"] for letter in letters} == {"gate_unavailable"}
+    assert [line.path for line in world.platform.requests() if line.face in {"ascend", "decidefyi"}] == []
+
+
 async def test_the_async_client(world, daemon, person):
     """Many gates at once on one loop, in a run that has only just begun; the decorator; a person who replies."""
     async with AsyncClient(socket=daemon.socket) as client:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -38,6 +39,7 @@ TOKENS = {
 WISH = {"action_type": "data_access", "resource": "invoices"}
 SPEND = {"amount": 5, "currency": "USD", "reason": "office supplies"}
 SUBMIT, EVENTS = "/ascend/api/v1/actions/submit", "/agentos/api/ingest/v1/events"
+ONE_AT_A_TIME = threading.Lock()  # whose user this process is, it is with all its threads
 "x".encode("idna")  # loaded now: the users below may not read where it lies
 
 
@@ -73,6 +75,10 @@ class Agent:
 
     def connect(self):
         """A connection whose owner the kernel says is this user."""
+        with ONE_AT_A_TIME:
+            return self._connect()
+
+    def _connect(self):
         libc = ctypes.CDLL(None)
         if self.token:
             libc.setfsuid(self.uid)
@@ -460,7 +466,7 @@ def test_nobody_speaks_for_another_agent(stage, way):
 
 def test_what_goes_out_names_the_agent_once(stage):
     """Unnamed it is the grant's one, not the destination's; a name that comes twice goes out once; a form stays no form."""
-    once = b'{"action_type":"data_access","resource":"x","agent_id":"billing","agent_id":"mallory","description":"&agent_id=billing&"}'
+    once = b'{"action_type":"data_access","resource":"x","agent_id":"billing","agent_id":"mallory","agent_name":"M","description":"&agent_id=billing&"}'
     assert stage.evil("POST", SUBMIT, once, Content_Type="application/x-www-form-urlencoded; charset=utf-7")[0] == 200
     assert stage.evil("POST", "/v1/gate", b'{"gate":"action","request":' + once + b"}")[1]["proceed"]
     assert stage.evil.gate("action", WISH)[1]["proceed"]

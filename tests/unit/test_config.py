@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import typing
 from pathlib import Path
 
 import msgspec
@@ -322,7 +323,7 @@ def test_what_is_no_toml(refused, text):
         ("[zzz]\n", "section 'zzz' is unknown; known: listen, intake, batch"),
         (destination(base_ulr='"x"'), "[destinations.cloud] key 'base_ulr' is unknown; did you mean 'base_url'?"),
         (destination() + "[destinations.cloud.batch]\nmax_evnts = 5", "[destinations.cloud.batch] key 'max_evnts' is unknown; did you mean 'max_events'?"),
-        ("[destinations.cloud]\n", "Object missing required field `platform`"),
+        ("[destinations.cloud]\n", "[destinations.cloud]: Object missing required field `platform`"),
     ],
 )  # fmt: skip
 def test_unknown_keys_name_the_nearest(refused, text, message):
@@ -340,7 +341,22 @@ def test_unknown_keys_name_the_nearest(refused, text, message):
         ('[spool]\nmax_bytes = "much"', "[spool] max_bytes: expected a number with a unit"),
         ("[spool]\nmax_bytes = 1.5", "[spool] max_bytes: expected a size"),
         ("[spool]\nmax_bytes = " + "9" * 400, "[spool] max_bytes: expected a size"),
-        ('[spool]\nsync = "none"', "[spool] sync: Invalid enum value 'none'"),
+        ('[spool]\nsync = "none"', "[spool] sync: expected one of full, normal, got 'none'"),
+        ('[log]\nlevel = "loud"', "[log] level: expected one of debug, info, warning, error, got 'loud'"),
+        ("[log]\nformat = 5", "[log] format: expected one of text, json, got 5"),
+        (destination(passthrough='"all"'), "[destinations.cloud] passthrough: expected one of agent, admin, got 'all'"),
+        (destination(fail_mode='"ajar"'), "[destinations.cloud] fail_mode: expected one of closed, open, got 'ajar'"),
+        (destination(ordering='"time"'), "[destinations.cloud] ordering: expected one of run, agent, none, got 'time'"),
+        (destination() + destination("other", timeout='"5 parsecs"'), "[destinations.other] timeout: expected a number with a unit"),
+        (destination() + "[destinations.cloud.batch]\nmax_interval = -1", "[destinations.cloud.batch] max_interval: expected a duration"),
+        (destination(agents='{ a = "1", b = 2 }'), "[destinations.cloud.agents] b: Expected `str`, got `int`"),
+        (destination(accept='["event", 5]'), "[destinations.cloud] accept #2: Expected `str`, got `int`"),
+        (destination(batch="5"), "[destinations.cloud] batch: Expected `object | null`, got `int`"),
+        (destination(api_key="{ env = 5 }"), "[destinations.cloud.api_key] env: Expected `str | null`, got `int`"),
+        ('[security]\nadmin_uids = [0, "root"]', "[security] admin_uids #2: Expected `int`, got `str`"),
+        ('[[security.peers]]\nuid = 1\nagent_ids = ["a", 5]', "[[security.peers]] #1 agent_ids #2: Expected `str`, got `int`"),
+        ("[[security.peers]]\nuid = 1", "[[security.peers]] #1: Object missing required field `agent_ids`"),
+        ("[[security.tokens]]\ntoken = { env = 5 }", "[[security.tokens]] #1 token.env: Expected `str | null`, got `int`"),
         ("[batch]\nmax_events = 2.5", "[batch] max_events: Expected `int`, got `float`"),
         ("[batch]\nmax_events = 2026-01-01", "[batch] max_events: Expected `int`"),
         ('[listen]\nmode = "rw"', '[listen] mode: expected octal such as "0660", got \'rw\''),
@@ -361,6 +377,26 @@ def test_unknown_keys_name_the_nearest(refused, text, message):
 def test_wrong_values_say_what_is_allowed(refused, text, message):
     """Section, key and what would be right, tested just outside the limits."""
     assert message in refused(text)
+
+
+def test_every_key_with_a_list_of_values_names_them(refused):
+    """Wherever a key takes one of a few words, a wrong one is answered with section, key and all of them."""
+    common = [(f"[{section}]\n", f"[{section}]", key, words) for section, key, words in words_of(Config)]
+    own = [(destination(), "[destinations.cloud]", key, words) for _, key, words in words_of(Destination)]
+    assert len(common) >= 3
+    assert len(own) >= 3
+    for text, place, key, words in common + own:
+        message = refused(f"{text}{key} = 'no word'\n")
+        assert f"{place} {key}: expected one of {', '.join(words)}, got 'no word'" in message
+
+
+def words_of(struct, section=""):
+    """Section, key and words of each key that takes one of a few, sections below it included."""
+    for key, hint in typing.get_type_hints(struct).items():
+        if typing.get_origin(hint) is typing.Literal:
+            yield section, key, typing.get_args(hint)
+        elif isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+            yield from words_of(hint, key)
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_tokens_may_be_set_by_a_variable(loaded):
         ("[[security.peers]]\nuid = 1", "[[security.peers]] #1: Object missing required field `agent_ids`"),
         ('[[security.peers]]\nuid = "me"\nagent_ids = ["a"]', "[[security.peers]] #1 uid: Expected `int`, got `str`"),
         ("[[security.tokens]]\n", "[[security.tokens]] #1: Object missing required field `token`"),
-        (TOKEN + TOKEN + "agent_ids = [5]", "[[security.tokens]] #2 agent_ids[0]: Expected `str`, got `int`"),
+        (TOKEN + TOKEN + "agent_ids = [5]", "[[security.tokens]] #2 agent_ids #1: Expected `str`, got `int`"),
         (TOKEN + 'agent_ids = "a"', "[[security.tokens]] #1 agent_ids: Expected `array | null`, got `str`"),
         (TOKEN + "agent_ids = []", "[[security.tokens]] #1 agent_ids: expected one name or more"),
         (TOKEN + 'agent_ids = ["a", ""]', "[[security.tokens]] #1 agent_ids: expected one name or more"),

@@ -218,7 +218,7 @@ class Room:
         )  # fmt: skip
         self.spool.start()
         options = {
-            "reference_wait_s": 2.0, "remember_s": DAY_S, "follow_s": DAY_S, "open_bytes": 2**24,
+            "reference_wait_s": 2.0, "remember_s": DAY_S, "follow_s": DAY_S, "open_bytes": 2**24, "index_bytes": 2**24,
             "trusted_uids": {0}, **{k: v for k, v in self.settings.items() if k not in DESK},
         }  # fmt: skip
         desk = {k: v for k, v in self.settings.items() if k in DESK}
@@ -279,8 +279,12 @@ class Room:
 
     def notes(self, gate_id=None):
         """The journal's entries of a gate: (state, cause)."""
+        return [(note.state.value, note.cause) for note in self.journal(gate_id)]
+
+    def journal(self, gate_id=None):
+        """The same whole."""
         rows = [note for _, value in self.store.rows(Table.JOURNAL) for note in journals.decode(value)]
-        return [(note.state.value, note.cause) for note in rows if gate_id is None or note.lane == f"gate:{gate_id}"]
+        return [note for note in rows if gate_id is None or note.lane == f"gate:{gate_id}"]
 
     def ref(self, local_id, kind="action", destination="cloud"):
         return self.spool.refs.get(destination, kind, local_id)
@@ -295,7 +299,7 @@ class Room:
         self.spool.tell_named()
 
 
-DESK = {"default_agent", "takes_agent", "open_mode", "agent_of", "options"}
+DESK = {"default_agent", "takes_agent", "takes_events", "open_mode", "agent_of", "options"}
 
 
 @contextlib.asynccontextmanager

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentd.gate.book import Book, may_ask_again, owner_of
+from agentd.gate.book import OWN_KEY, Book, may_ask_again, owner_of
 from agentd.gating import Word
 from agentd.spool.gaterows import Brief, Step, Stored
 
@@ -16,7 +16,8 @@ def brief(number, *, key=None, step=Step.FINAL, word=Word.ALLOW, acted=True, uid
 
 
 def book(*briefs, size=100, **limits):
-    made = Book(limits.pop("max_bytes", 10**6), limits.pop("open_bytes", 10**6), **limits)
+    sizes = [limits.pop(name, 10**6) for name in ("max_bytes", "open_bytes", "index_bytes")]
+    made = Book(*sizes, **limits)
     for number, each in enumerate(briefs):
         made.put(Stored(number, each, size))
     return made
@@ -94,10 +95,12 @@ def test_what_is_under_way_is_bounded():
 
 
 def test_what_may_be_asked_again_under_its_key():
-    """Only what has its last word, and of which certainly nothing was made."""
+    """Only what has its last word, of which certainly nothing was made, and after which nobody was let go."""
     assert may_ask_again(brief(1, word=Word.UNAVAILABLE, acted=False))
+    let_go = brief(1, word=Word.UNAVAILABLE, acted=False)
+    let_go.fail_open = True
     for other in (
-        brief(1, word=Word.UNAVAILABLE), brief(1, word=Word.DENY, acted=False),
+        let_go, brief(1, word=Word.UNAVAILABLE), brief(1, word=Word.DENY, acted=False),
         brief(1, word=Word.UNAVAILABLE, acted=False, step=Step.SENDING),
     ):  # fmt: skip
         assert not may_ask_again(other)
@@ -115,3 +118,47 @@ def test_no_owner_has_it_all():
     keyed.prune(10**18, 0)
     assert keyed.room(100, owner)
     assert not book(*(brief(number, step=Step.SENDING) for number in range(4)), under_way=4).room(1, owner + 1)
+
+
+MINUTE_US = 60 * 10**6
+
+
+def client(number, **more):
+    """A gate whose key the client library made, since the caller had none."""
+    return brief(number, key=f"{OWN_KEY}{number}", **more)
+
+
+def test_keys_that_the_client_library_made_weigh_nothing_after_ten_minutes():
+    """They are there for a lost answer within the deadline; then they make room like gates without a key."""
+    made = book(*(client(number) for number in range(1, 5)), brief(5, key="k"), size=100, max_bytes=500)
+    assert not made.room(100, owner_of(1000, -1))
+    assert made.prune(10 * MINUTE_US, DAY_US) == []
+    assert (made.room(400, owner_of(1000, -1)), made.room(100)) == (False, False)
+    made.prune(10 * MINUTE_US + 10, DAY_US)
+    assert (made.room(275, owner_of(1000, -1)), made.room(400), made.room(401)) == (True, True, False)
+    assert made.under(1000, f"{OWN_KEY}2").brief.gate_id == "g2"
+    assert made.overflow(200) == [0, 1]
+    made.put(Stored(2, client(3, decided_us=11 * MINUTE_US), 100))  # a person has resolved it: it counts anew
+    assert made.overflow(300) == [3]
+    assert (made._kept_bytes_of[1000], made._bytes) == (200, 200)
+    made.prune(10**18, 0)
+    assert (made._bytes, made._index, set(made._kept_bytes_of.values()), set(made._kept_index_of.values())) == (0, 0, {0}, {0})
+
+
+def test_a_lost_answer_under_a_key_of_the_client_library_is_forgotten_in_time():
+    """Nobody knows the key any more; the caller's own stays."""
+    made = book(client(1, word=Word.UNAVAILABLE), brief(2, key="k", word=Word.UNAVAILABLE))
+    assert made.prune(DAY_US, DAY_US) == []
+    assert made.prune(2 * DAY_US, DAY_US) == [0]
+
+
+def test_what_is_known_of_gates_is_bounded_in_memory():
+    """However little they take on disk: those that nobody asks for make room, the others leave none, and nobody has it all."""
+    made = book(*(brief(number) for number in range(5)), size=1, index_bytes=3500)
+    assert made.room(1)
+    assert made.overflow(1) == [0, 1]
+    keyed = book(*(brief(number, key="k" * 300 + str(number)) for number in range(6)), size=1, index_bytes=8000)
+    assert (keyed.room(1, owner_of(1000, -1)), keyed.room(1, owner_of(1001, -1))) == (False, True)
+    for number in range(6, 8):
+        keyed.put(Stored(number, brief(number, key="k" * 300 + str(number), uid=1001), 1))
+    assert not keyed.room(1, owner_of(1001, -1))

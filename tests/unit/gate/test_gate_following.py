@@ -250,6 +250,41 @@ async def test_a_destination_that_is_taken_out_keeps_its_gates():
 
 
 @warped
+async def test_a_destination_that_stays_out_ends_its_gates():
+    """§4: after `gate.follow` nobody knows: unavailable, may have acted; its key stays so, and later it is forgotten."""
+    async with opened(gates=FOLLOWED, way=ScriptedWay(then=PENDING)) as room:
+        keyed, loose = await room.ask(deadline=1, key="k"), await room.ask(deadline=1)
+        room.ways = {"other": ScriptedWay()}
+        await asyncio.sleep(DAY_S / 2)
+        await room.crash()
+        room.keeper.tick()
+        assert (await room.look(keyed["gate_id"]))["verdict"] == "pending"
+        await asyncio.sleep(DAY_S / 2)
+        room.keeper.tick()
+        found = await room.look(keyed["gate_id"])
+        assert (found["verdict"], found["final"], found["acted"], found["platform_id"]) == ("unavailable", True, True, "p-1")
+        assert "left the configuration" in found["reason"]
+        await asyncio.sleep(DAY_S + 60)
+        room.keeper.tick()
+        assert [gate["gate_id"] for gate in await room.keeper.listing("all", 9, ME, admin=False)] == [keyed["gate_id"]]
+        await room.spool.barrier()
+        assert room.row(loose["gate_id"]) is None
+
+
+@warped
+async def test_a_person_may_resolve_what_has_no_destination():
+    """Their word is not replaced when the time is over."""
+    async with opened(gates=FOLLOWED, way=ScriptedWay(then=PENDING)) as room:
+        gate_id = (await room.ask(deadline=1))["gate_id"]
+        room.ways = {"other": ScriptedWay()}
+        await room.crash()
+        await room.resolve(gate_id, "deny")
+        await asyncio.sleep(DAY_S)
+        room.keeper.tick()
+        assert (await room.look(gate_id))["verdict"] == "deny"
+
+
+@warped
 async def test_a_guarded_gate_that_was_cut_off_before_its_question_is_unsent():
     """The kill switch is read before the question leaves: a crash there has made nothing."""
     async with opened(gates={"act": GuardedGate()}, way=ScriptedWay(late(30, says()))) as room:

@@ -157,3 +157,43 @@ async def test_a_gate_is_shown_within_the_grant():
             listed = await room.keeper.listing("all", 10, ME, admin=False, grant=grant)
             looked = [gate for gate in ids if await room.keeper.look(gate, 0, ME, admin=False, grant=grant)]
             assert {gate["gate_id"] for gate in listed} == set(looked) == shown
+
+
+def two_platforms(**more):
+    """A run is known at one, and the other is asked."""
+    return room_of(ways={"cloud": ScriptedWay(), "obs": ScriptedWay()}, **more)
+
+
+def run_at(room, destination, agent, uid=ME.uid):
+    room.spool.refs.put(Ref(destination, "run", "r", agent, uid, 1, "known", "p-run"))
+
+
+@warped
+async def test_a_run_is_anothers_wherever_the_verdicts_event_would_go():
+    """§2: not only where the question goes; and the agent whose it is has a name, also where it is the destination's own."""
+    async with two_platforms() as room:
+        run_at(room, "obs", "")
+        with pytest.raises(GateRefusal, match=r"\$\.run_id: belongs to agent 'bot' at obs") as refusal:
+            await room.ask(to="cloud", run_id="r", agent_id="billing")
+        assert (refusal.value.code, room.way.sent, room.notes()) == ("foreign_reference", [], [])
+        assert await refused(room.ask(to="cloud", run_id="r", peer=OTHER)) == (422, "foreign_reference")
+        for agent in ({}, {"agent_id": "bot"}):
+            assert (await room.ask(to="cloud", run_id="r", **agent))["proceed"]
+
+
+@warped
+async def test_whose_run_it_is_asks_wherever_it_is_known():
+    """§2: a question without an agent is its run's, as a record without one is."""
+    async with two_platforms() as room:
+        run_at(room, "obs", "billing")
+        await room.ask(to="cloud", run_id="r")
+        assert asked_by(room) == "p-billing"
+
+
+@warped
+async def test_a_run_that_bears_the_same_name_where_no_event_goes_is_of_no_concern():
+    """Two platforms may know different things by one name."""
+    async with two_platforms(takes_events=lambda _agent: False) as room:
+        run_at(room, "obs", "sales")
+        for agent in ({}, {"agent_id": "billing"}):
+            assert (await room.ask(to="cloud", run_id="r", **agent))["proceed"]

@@ -351,6 +351,53 @@ async def test_the_same_key_asks_once():
 
 
 @warped
+async def test_who_was_let_go_by_the_fail_mode_stays_let_go():
+    """§4: a fail_open verdict is on record like any other: repeated, also when the platform is back and over a crash."""
+    async with opened(way=ScriptedWay(DOWN, then=says("deny")), open_mode=True) as room:
+        first = await room.ask(key="pay-1")
+        assert (first["verdict"], first["proceed"], first["fail_open"]) == ("unavailable", True, True)
+        for _ in range(2):
+            assert await room.ask(key="pay-1") == first | {"repeated": True}
+            await room.crash()
+        (note,) = [n for n in room.journal(first["gate_id"]) if n.cause == "unavailable"]
+        assert (note.proceed, note.fail_open, len(room.way.sent)) == (True, True, 1)
+        await room.resolve(first["gate_id"], "unavailable")
+        assert (await room.ask(key="pay-1"))["verdict"] == "deny"
+        (note,) = [n for n in room.journal(first["gate_id"]) if n.cause == "deny"]
+        assert (note.proceed, note.fail_open) == (False, False)
+
+
+@warped
+async def test_an_event_tells_of_what_is_on_disk():
+    """§4, on the record: a verdict that finds no room is no event before it does."""
+    async with opened(way=ScriptedWay(late(1, says()), CUT)) as room:
+        steps = []
+        room.keeper._announce_event = lambda gate, _: steps.append(room.row(gate.gate_id).step.value)
+        asking = room.begin(run_id="theirs")
+        await asyncio.sleep(0.5)
+        room.store.full = 10**6
+        assert not (await asking)["proceed"]
+        assert (steps, room.keeper.status("cloud")["allow"]) == ([], 0)
+        room.store.full = 0
+        await asyncio.sleep(10)
+        assert (steps, room.keeper.status("cloud")["allow"]) == (["final"], 1)
+
+
+@warped
+async def test_a_resolution_that_finds_no_room_is_no_event():
+    """It was not recorded, and whoever resolved hears so."""
+    async with opened(way=ScriptedWay(CUT)) as room:
+        gate_id = (await room.ask(run_id="theirs"))["gate_id"]
+        room.store.full = 1
+        with pytest.raises(GateRefusal, match="disk is full"):
+            await room.resolve(gate_id, "allow")
+        assert [payload["verdict"] for _, payload in room.events] == ["unavailable"]
+        room.spool.ledger.disk_full = False
+        await room.resolve(gate_id, "allow")
+        assert [payload["verdict"] for _, payload in room.events] == ["unavailable", "allow"]
+
+
+@warped
 async def test_callers_at_the_same_time_share_one_asking():
     """§4: fifty callers under one key, one request."""
     async with opened(way=ScriptedWay(late(1, says()))) as room:

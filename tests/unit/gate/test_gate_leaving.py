@@ -150,6 +150,27 @@ async def test_a_question_under_way_is_waited_for_when_agentd_stops():
         assert gate["verdict"] == "allow"
 
 
+@pytest.mark.parametrize(("full", "final"), [(0, True), (10**6, False)])
+@warped
+async def test_what_was_cut_off_is_final_when_it_is_on_disk(full, final):
+    """§4, on the record: who waits hears a last word that a crash can't take back, or that there is none; and not too late."""
+    async with opened(way=ScriptedWay(then=HANGS)) as room:
+        heard = []
+
+        async def asking():
+            verdict = await room.ask(deadline=60, run_id="theirs")
+            heard.append((verdict["verdict"], verdict["final"], room.row(verdict["gate_id"]).step == "final"))
+
+        askers = [asyncio.create_task(asking()) for _ in range(20)]
+        await asyncio.sleep(1)
+        room.store.full = full
+        begun = now()
+        await room.keeper.close()
+        await asyncio.gather(*askers)
+        assert heard == [("unavailable", final, final)] * 20
+        assert (len(room.events), now() - begun <= 2) == (20 * final, True)
+
+
 @warped
 async def test_a_verdict_that_finds_no_room_is_not_waited_for_when_agentd_stops():
     """A full disk does not hold up the end."""

@@ -245,18 +245,86 @@ def test_an_intent_read_back_stands_by_its_status(status, word, final):
 
 
 @pytest.mark.parametrize(
-    "decision", ["deny", "denied", "DENY", "blocked", {"effect": "deny"}, False, 0, 5, ["deny"], []]
-)
+    "decision",
+    [
+        "deny", "denied", "DENY", "blocked", {"effect": "deny"}, False, 0, 5, ["deny"], [], "no", "disallow", "not_allowed", "", "allow?", 1,
+        {"allowed": False}, {"result": {"decision": "deny"}}, {"allowed": "no"}, {"allowed": 0}, {"result": {"allowed": 1}},
+        {"allowed": True, "result": {"verdict": "disallow"}}, {"decision": ["allow"]}, {"rule": "deny"}, {"decision": "allow", "error": "x"},
+        {"decision": "allow", "blocked": True},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_an_approval_that_contradicts_itself_is_no_grant(decision):
     """Approved, and the policy says no, or what nobody can read: somebody has to look."""
     found = followed(intent(status="approved", policyDecision=decision))
     assert (found.word, found.final) == (Word.REVIEW, True)
 
 
-@pytest.mark.parametrize("decision", ["allow", None, True, "require_approval", {"effect": "allow"}, {}])
+@pytest.mark.parametrize(
+    "decision",
+    [
+        "allow", None, True, "require_approval", {"effect": "allow"}, {}, "Allowed", "approve", "approved", "yes", "review", "pending_approval",
+        {"allowed": True}, {"result": {"decision": "allow", "reason": "below the limit"}}, {"decision": "require-approval", "rules": []},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_a_policy_that_does_not_say_no_contradicts_nothing(decision):
     """A person may have approved what the policy put before them."""
     assert followed(intent(status="approved", policyDecision=decision)).word is Word.ALLOW
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [{"error": {"code": "x"}}, {"errorCode": "x"}, {"success": False}, {"blocked": True}, {"data": {"allowed": False}}, {"verdict": "no"}],
+    ids=str,
+)  # fmt: skip
+def test_an_approval_beside_a_no_is_no_grant(beside):
+    """A no anywhere else in the answer counts as much as the policy's; the client's own metadata says nothing."""
+    found = followed(intent(status="approved", **beside))
+    assert (found.word, found.final, found.platform_id) == (Word.REVIEW, True, "int_1")
+    assert followed(intent(status="approved", metadata=beside)).word is Word.ALLOW
+
+
+@pytest.mark.parametrize("status", ["approved", "denied"])
+@pytest.mark.parametrize(
+    ("shown", "field"),
+    [
+        ({"amount": 12501}, "amount"), ({"amount": "1250000"}, "amount"), ({"amount": True}, "amount"), ({"amount": "x"}, "amount"),
+        ({"amount": [12500]}, "amount"), ({"currency": "USD"}, "currency"), ({"currency": 5}, "currency"), ({"agentId": "id-of-sales"}, "agentId"),
+        ({"metadata": {"agentd_gate_id": "another"}}, "metadata.agentd_gate_id"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_another_intent_than_the_one_that_was_asked_about(status, shown, field):
+    """What is read back has another amount, currency, agent or asking: it is no word about this one, in either direction."""
+    asked_by = Attempt(0.0, agent_id="id-of-billing")
+    found = GATE.rule_followed(question(), Response(200, {}, intent(status=status, **shown)), asked_by)
+    assert (found.word, found.final, found.platform_id) == (Word.PENDING, False, None)
+    assert found.reason.endswith(f"its {field} differs")
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"amount": 12500.0}, {"amount": "12500.00"}, {"amount": None}, {"currency": "inr"}, {"currency": None}, {"agentId": "ID-of-billing"},
+        {"agentId": None}, {"metadata": {"agentd_gate_id": GATE_ID}}, {"metadata": {}}, {"metadata": "x"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_same_intent_in_other_words(shown):
+    """A number is compared as a number, a code without case; what the answer does not show is not compared."""
+    asked_by = Attempt(0.0, agent_id="id-of-billing")
+    body = intent(status="approved", **shown)
+    assert GATE.rule_followed(question(), Response(200, {}, body), asked_by).word is Word.ALLOW
+    assert followed(intent(status="approved", agentId="any")).word is Word.ALLOW  # where the asker's is not known
+    mine = question(LEAST | {"metadata": {"agentd_gate_id": "mine"}})
+    body = intent(status="approved", metadata={"agentd_gate_id": "mine"})
+    assert GATE.rule_followed(mine, Response(200, {}, body), NOW).word is Word.ALLOW
+
+
+def test_the_intent_that_was_read_is_named():
+    """The ruling has the id of the answer, by which whoever asked can tell that it is about another intent."""
+    assert followed(intent(status="approved", id="int_other")).platform_id == "int_other"
 
 
 def test_a_name_that_occurs_twice_is_a_review():

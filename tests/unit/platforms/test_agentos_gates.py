@@ -9,7 +9,7 @@ import pytest
 from msgspec import Raw
 
 from agentd import platforms
-from agentd.exchange import ANSWER_BYTES, Attempt, Context, Lost, Reference, Response, Unencodable
+from agentd.exchange import ANSWER_BYTES, GATE_ANSWER_BYTES, Attempt, Context, Lost, Reference, Response, Unencodable
 from agentd.gating import Question, Word
 
 GATES = platforms.load("agentos").gates
@@ -176,6 +176,24 @@ def test_an_answer_that_is_not_certain_is_a_review(body, status):
     found = ran(body, status)
     assert (found.word, found.final) == (Word.REVIEW, True)
     assert 0 < len(found.reason) <= 500
+
+
+@pytest.mark.parametrize("beside", [{"success": False}, {"ok": 0}, {"error": {"code": "X"}}, {"blocked": True}, {"decision": "denied"}], ids=str)  # fmt: skip
+def test_a_result_beside_a_no_is_a_review(beside):
+    """AgentOS: a no around the result or within `data` is looked at; what the agent or the person said is theirs."""
+    for found in (ran(DONE | beside), heard(REPLY | beside)):
+        assert (found.word, found.final) == (Word.REVIEW, True)
+    for found in (ran(DONE, **beside), heard(REPLY, **beside)):
+        assert found.word is Word.REVIEW
+    assert ran(DONE | {"output": beside}).word is Word.ALLOW
+    assert heard(REPLY | {"context": beside}).word is Word.ALLOW
+
+
+def test_what_was_read_whole_is_not_said_to_be_cut():
+    """AgentOS: of an answer to a gate 1 MiB is read; a page of 70 KB is a page."""
+    assert "longer than can be read" in ran(b'{"data":"' + b"x" * GATE_ANSWER_BYTES).reason
+    for whole in (b'{"data":"' + b"x" * 70_000, b"<html>" + b"x" * GATE_ANSWER_BYTES):
+        assert "base_url" in ran(whole).reason
 
 
 REFUSALS = [

@@ -9,7 +9,17 @@ import pytest
 from msgspec import Raw
 
 from agentd import platforms
-from agentd.exchange import ANSWER_BYTES, Attempt, Context, Lost, Reference, Request, Response, Unencodable
+from agentd.exchange import (
+    ANSWER_BYTES,
+    GATE_ANSWER_BYTES,
+    Attempt,
+    Context,
+    Lost,
+    Reference,
+    Request,
+    Response,
+    Unencodable,
+)
 from agentd.gating import Question, Ruling, Word
 
 GATE = platforms.load("ascend").gates["action"]
@@ -250,16 +260,31 @@ def test_a_success_without_a_word_is_a_review(body):
         {"enforcement_decision": "denied"}, {"enforcement_decision": "blocked"}, {"enforcement_decision": 5}, {"status": "denied"},
         {"status": "who knows"}, {"status": ["approved"]}, {"policy_decision": "DENY"}, {"policy_result": {"decision": "deny"}},
         {"policy_result": "blocked"}, {"execution_allowed": False}, {"allowed": False}, {"data": {"enforcement_decision": "denied"}},
-        {"data": {"decision": "requires_modification"}},
+        {"data": {"decision": "requires_modification"}}, {"error": {"code": "X"}}, {"error": "no"}, {"error": False}, {"error_code": "X"},
+        {"errors": ["x"]}, {"data": {"success": False}}, {"data": {"error": {"code": "X"}}}, {"blocked": True}, {"blocked": "true"},
+        {"policy_decision": False}, {"policy_decision": 0}, {"policy_decision": "conditional"}, {"policy_decision": {"decision": "deny"}},
+        {"policy_decision": {"result": {"decision": "deny"}}}, {"policy_decision": ["deny"]}, {"policy_result": {"allowed": False}},
+        {"policy_result": {"allowed": "no"}}, {"policy_result": {"result": {"allowed": 0}}}, {"policy_result": False},
+        {"execution_allowed": 0}, {"execution_allowed": "false"}, {"execution_allowed": 1}, {"allowed": "no"}, {"success": "false"},
+        {"decision": {"outcome": "approved", "execution_allowed": False}}, {"decision": {"outcome": "approved", "status": "denied"}},
+        {"decision": {"status": "approved", "decision": "denied"}}, {"decision": {"outcome": "approved", "enforcement_decision": "denied"}},
+        {"decision": {"outcome": "approved", "error": {"code": "X"}}}, {"requires_approval": "true"}, {"requires_approval": 0},
+        {"decision_ready": "false"}, {"decision_ready": 0}, {"code_analysis": {"analyzed": True, "blocked": True}},
+        {"mcp_governance": {"tool_blocked": True}}, {"policy_violations": ["pii"]}, {"matched_policies": [{"effect": "deny"}]},
+        {"rejection_reason": "x"}, {"data": {"action_id": "b"}},
     ],
+    ids=str,
 )  # fmt: skip
 def test_an_approval_that_contradicts_itself_is_a_review(beside):
     """`decision: approved` beside anything that says no, or that nobody knows, is for a person to look at."""
     found = rule({"action_id": "a", "decision": "approved"} | beside)
-    assert (found.word, found.final, found.platform_id) == (Word.REVIEW, True, "a")
+    assert (found.word, found.final) == (Word.REVIEW, True)
+    assert found.platform_id == beside.get("data", {}).get("action_id", "a")
+    later = followed({"action_id": "a", "decision": "approved"} | beside)
+    assert later.word is not Word.ALLOW
 
 
-@pytest.mark.parametrize("beside", [{"status": "pending_approval"}, {"enforcement_decision": "escalated"}, {"requires_approval": True}, {"decision_ready": False}])  # fmt: skip
+@pytest.mark.parametrize("beside", [{"status": "pending_approval"}, {"enforcement_decision": "escalated"}, {"requires_approval": True}, {"decision_ready": False}, {"policy_decision": "require_approval"}, {"policy_result": {"decision": "escalate"}}, {"decision": {"outcome": "approved", "requires_approval": True}}, {"data": {"decision_ready": True}, "decision_ready": False}])  # fmt: skip
 def test_an_approval_that_is_not_done_is_pending(beside):
     """Approved in one place and waiting in another: it is asked for until both say the same."""
     found = rule({"action_id": "a", "decision": "approved"} | beside)
@@ -272,8 +297,17 @@ def test_an_approval_that_is_not_done_is_pending(beside):
     [
         {"status": "success"}, {"status": "executed"}, {"enforcement_decision": "auto_approved"}, {"policy_decision": "allow"}, {"data": None},
         {"policy_decision": None}, {"policy_result": None}, {"execution_allowed": True}, {"shadow_enforcement_decision": "denied"},
-        {"requires_approval": False},
+        {"requires_approval": False}, {"error": None}, {"error": ""}, {"errors": []}, {"error_code": None}, {"success": True}, {"blocked": False},
+        {"policy_decision": "Approve"}, {"policy_decision": "approved"}, {"policy_result": {"decision": "allow", "matched": ["deny-pii"]}},
+        {"policy_result": {"allowed": True, "reason": "nothing denied"}}, {"policy_result": {}}, {"matched_policies": 0}, {"matched_policies": ["p"]},
+        {"alert_triggered": True, "alert_id": 7}, {"code_analysis": {"analyzed": False, "blocked": False, "block_reason": None}},
+        {"prompt_security": {"analyzed": True, "blocked": False}}, {"mcp_governance": {"server_registered": True, "tool_blocked": False}},
+        {"model_governance": {"registry_checked": False, "reason": "no model_id"}}, {"thresholds": {"is_registered": False}},
+        {"output_scan_result": "not_scanned", "policy_violations": []}, {"metadata": {"error": "the client's"}},
+        {"context": {"blocked": True}}, {"action_details": {"status": "failed"}}, {"decision_ready": True}, {"approved_by": None},
+        {"decision": {"outcome": "approved", "reason": "why", "risk_score": 1}},
     ],
+    ids=str,
 )  # fmt: skip
 def test_what_says_nothing_else_contradicts_nothing(beside):
     """The newer fields may agree, be null, or speak of a shadow policy that is not in force."""
@@ -324,9 +358,12 @@ def test_a_2xx_that_is_no_json_may_have_acted(body):
 
 
 def test_an_answer_too_long_says_so():
-    """Of an answer 64 KiB are read: what is cut is not guessed at."""
-    body = (b'{"decision":"approved","x":"' + b"x" * ANSWER_BYTES)[:ANSWER_BYTES]
-    assert rule(body) == Ruling(Word.UNAVAILABLE, "200: an answer too long to be read whole")
+    """Of an answer to a gate 1 MiB is read: what is cut is not guessed at, and what was read whole is not said to be cut."""
+    begun = b'{"decision":"approved","x":"' + b"x" * GATE_ANSWER_BYTES
+    assert rule(begun[:GATE_ANSWER_BYTES]) == Ruling(Word.UNAVAILABLE, "200: an answer too long to be read whole")
+    for whole in (begun[: ANSWER_BYTES + 5000], b"<html>" + b"x" * GATE_ANSWER_BYTES):
+        assert rule(whole).reason == "200: no JSON: is base_url right?"
+    assert rule(begun[: ANSWER_BYTES + 5000] + b'"}').word is Word.ALLOW
 
 
 @pytest.mark.parametrize("body", [{"success": False, "error": "no"}, {"status": "error", "error": {"code": "X", "message": "no"}}, {"success": False, "decision": "approved"}])  # fmt: skip
@@ -449,6 +486,21 @@ def test_not_ready_is_not_final():
     assert followed({"status": "expired"}).final is False
     found = followed({"status": "expired", "decision_ready": True})
     assert (found.word, found.final) == (Word.REVIEW, True)
+
+
+def test_a_person_may_have_approved_what_a_policy_put_before_them():
+    """A policy that asks for approval contradicts none when the status is read; one that denies does."""
+    assert followed({"status": "approved", "policy_decision": "require_approval"}).word is Word.ALLOW
+    assert followed({"status": "approved", "policy_decision": "deny"}).word is Word.REVIEW
+
+
+def test_an_answer_about_another_action():
+    """A status names the action that it is about, by which whoever asked can tell; one about two actions decides nothing."""
+    assert followed({"action_id": "act_other", "status": "approved"}).platform_id == "act_other"
+    for word in ("approved", "denied"):
+        found = followed({"action_id": "a", "data": {"action_id": "b", "decision": word}})
+        assert (found.word, found.final, found.platform_id) == (Word.PENDING, False, None)
+    assert followed({"action_id": 7, "data": {"action_id": "7", "decision": "approved"}}).word is Word.ALLOW
 
 
 @pytest.mark.parametrize("status", [200, 202, 204, 302, 400, 401, 403, 404, 429, 500, 503])

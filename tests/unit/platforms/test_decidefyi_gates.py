@@ -9,7 +9,7 @@ import pytest
 from msgspec import Raw
 
 from agentd import platforms
-from agentd.exchange import ANSWER_BYTES, Attempt, Context, Lost, Response
+from agentd.exchange import ANSWER_BYTES, GATE_ANSWER_BYTES, Attempt, Context, Lost, Response
 from agentd.gating import Question, Word
 
 GATE = platforms.load("decidefyi").gates["decide"]
@@ -21,6 +21,10 @@ RECORD = {
     "decision_record_version": "decision_record_v1", "verdict": "yes", "c": "yes", "v": "APPROVE", "status": "ok",
     "application_verdict": "APPROVE", "action": "approve_discount", "reason_code": "SMALL", "decision_id": "dec_1",
     "request_id": "req_1",
+}  # fmt: skip
+BINDING = {
+    "production_core": "hybrid_declarative_rulebook_with_trusted_adapters", "binding_mode": "direct_declarative_rulebook",
+    "verdict_authority": "declarative_rulebook", "customer_supplied_code": "rejected",
 }  # fmt: skip
 ADVISORY = {"authority": "advisory_only", "production_verdict": False, "production_binding_required": True}
 
@@ -79,8 +83,16 @@ def test_the_verdict_counts(verdict, word, smaller):
     "fields",
     [
         {"application_verdict": "BLOCK", "v": "BLOCK", "action": "reject_discount"}, {"c": None}, {"error": None},
-        {"decision": "yes"}, {"missing_fields": []}, {"decision_contract": None}, {"anything": {"new": 1}},
+        {"decision": "yes"}, {"missing_fields": []}, {"decision_contract": None}, {"anything": {"new": 1}}, {"ok": True}, {"success": True},
+        {"runtime_binding": BINDING}, {"runtime_binding": BINDING | {"adapter_authority": "facts_only"}}, {"runtime_binding": None},
+        {"runtime_binding": {}}, {"decision_contract": {"schema_version": "decide_decision_contract_v1"}},
+        {"decision_contract": {"authority": "production_verdict", "production_verdict": True}},
+        {"adapter_facts": {"approved": False, "decision": "no"}}, {"action_binding": {"status": "failed"}},
+        {"evaluation": {"matched": False, "checks": [{"passed": False}]}}, {"rulebook_contract": {"customer_executable_rulebooks": "rejected"}},
+        {"rulebook_attestation": {"bundle": {"outcome": {"verdict": "yes", "application_verdict": "BLOCK"}},
+                                  "signature": {"status": "unsigned", "error": "RULEBOOK_ATTESTATION_SIGNING_KEY_MISSING"}}},
     ],
+    ids=json.dumps,
 )  # fmt: skip
 def test_words_of_the_rulebooks_author_contradict_nothing(fields):
     """Decide: what a yes is about is the author's vocabulary, and fields that are new or empty are let by."""
@@ -94,7 +106,15 @@ DOUBTFUL = [
     {"error": "DECIDE_AI_PROVIDER_TIMEOUT"}, {"error": {"code": 1}}, {"decision_contract": ADVISORY},
     {"decision_contract": {"authority": "advisory_only"}}, {"decision_contract": {"production_verdict": False}},
     {"decision_contract": {"production_binding_required": True}}, {"decision_contract": "advisory_only"},
-    {"decision_contract": {"production_verdict": None}},
+    {"decision_contract": {"production_verdict": None}}, {"decision_contract": {"production_verdict": 1}},
+    {"decision_contract": {"authority": "advisory"}}, {"decision_contract": {"authority": None}}, {"decision_contract": {"authority": False}},
+    {"decision_contract": {"authority": "none"}}, {"runtime_binding": BINDING | {"verdict_authority": "advisory_only"}},
+    {"runtime_binding": BINDING | {"verdict_authority": "caller_override"}}, {"runtime_binding": BINDING | {"verdict_authority": None}},
+    {"runtime_binding": BINDING | {"production_core": False}}, {"runtime_binding": BINDING | {"production_core": "llm"}},
+    {"runtime_binding": BINDING | {"binding_mode": "customer_executable_rulebook"}}, {"runtime_binding": "advisory_only"},
+    {"runtime_binding": BINDING | {"customer_supplied_code": "accepted"}}, {"runtime_binding": False}, {"ok": False}, {"ok": 0},
+    {"ok": "false"}, {"success": False}, {"errors": ["x"]}, {"error_code": "X"}, {"blocked": True}, {"execution_allowed": False},
+    {"rulebook_contract": {"error": "x"}}, {"policy_bundle": {"status": "revoked"}},
 ]  # fmt: skip
 
 
@@ -167,7 +187,9 @@ def test_what_asks_for_a_rulebooks_verdict(asked, word):
         ({"c": "yes", "v": "yes", "decision_contract": ADVISORY}, "without a verdict: yes"),
         ({"verdict": "maybe"}, "unknown verdict 'maybe'"),
         (b"", "base_url"), (b"<html>hi</html>", "base_url"), (b"[]", "base_url"), (b"null", "base_url"), (b'"yes"', "base_url"),
-        (b"\xff\xfe", "base_url"), (b"{" * 90_000, "minimal"), (b'{"verdict":"yes","evidence":"' + b"x" * ANSWER_BYTES, "minimal"),
+        (b"\xff\xfe", "base_url"), (b"{" * GATE_ANSWER_BYTES, "minimal"), (b'{"verdict":"yes","evidence":"' + b"x" * GATE_ANSWER_BYTES, "too long to be read whole"),
+        (b'{"verdict":"yes","evidence":"' + b"x" * ANSWER_BYTES, "base_url"), (b"<html>" + b"x" * 70_000, "base_url"),
+        (b"<html>" + b"x" * GATE_ANSWER_BYTES, "base_url"),
     ],
     ids=lambda value: str(value)[:24],
 )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from msgspec import Raw
 
 from agentd import platforms
-from agentd.exchange import ANSWER_BYTES, Attempt, Context, Lost, Response, Unencodable
+from agentd.exchange import ANSWER_BYTES, GATE_ANSWER_BYTES, Attempt, Context, Lost, Response, Unencodable
 from agentd.gating import Question, Word
 from agentd.queued import Entry, Source
 from agentd.records import Record, kind_of, lane_of, loss_class
@@ -159,10 +159,42 @@ def test_both_spellings_and_both_envelopes():
     assert ruling({"id": "dec_1", "policyEval": {"ok": False}}).word is Word.DENY
 
 
-@pytest.mark.parametrize("status", ["draft", "rejected", None, 5])
+@pytest.mark.parametrize(
+    "status", ["draft", "logged", "committed", "completed", "not_blocked", "rejection-free", None, 5]
+)
 def test_the_decisions_status_says_nothing(status):
     """Decision OS: `status` is open text, on which its sources disagree."""
     assert ruling(answer(OK, status=status)).word is Word.ALLOW
+
+
+@pytest.mark.parametrize(
+    "status", ["rejected", "Failed", "denied", "error", "policy_rejected", "blocked", "cancelled", False, 0]
+)
+def test_a_status_that_is_a_known_no_is_a_review(status):
+    """Decision OS: a status that says no beside an evaluation that says yes is for a person to look at."""
+    for body in (answer(OK, status=status), answer(OK) | {"status": status}):
+        found = ruling(body)
+        assert (found.word, found.final, found.platform_id) == (Word.REVIEW, True, "dec_1")
+
+
+@pytest.mark.parametrize(
+    "beside", [{"ok": False}, {"success": False}, {"error": {"code": 1}}, {"errors": ["x"]}, {"error_code": "X"}, {"blocked": True}, {"ok": "no"}], ids=str
+)  # fmt: skip
+def test_an_evaluation_beside_a_no_is_a_review(beside):
+    """Decision OS: a failure beside an evaluation that is ok, around it or within `data`; the client's own words say nothing."""
+    for body in (answer(OK) | beside, answer(OK, **beside), answer(OK | {"details": beside})):
+        assert ruling(body).word is Word.REVIEW
+    for name in ("parameters", "toolCalls", "options", "metadata"):
+        assert ruling(answer(OK, **{name: [beside]})).word is Word.ALLOW
+    assert ruling(answer({"ok": False}) | beside).word is not Word.ALLOW
+
+
+def test_what_was_read_whole_is_not_said_to_be_cut():
+    """Decision OS: of an answer to a gate 1 MiB is read; a page of 70 KB is a page."""
+    begun = b'{"data":{"id":"dec_1","x":"' + b"x" * GATE_ANSWER_BYTES
+    assert "cut" in ruling(begun).reason
+    for whole in (b"<html>" + b"x" * 70_000, begun[:70_000]):
+        assert ruling(whole).reason == "200 no data.id: is base_url right?"
 
 
 @pytest.mark.parametrize(
