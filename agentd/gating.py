@@ -57,7 +57,7 @@ class Ruling(Struct, frozen=True):
 class Traits(Struct, frozen=True):
     """What is particular to a gate, as data."""
 
-    call: str  # the call's name in logs and journal: submit, intents
+    call: str  # the call's name in logs: submit, intents
     introduces: str  # the kind of reference that it makes: action, decision, intent, run, question
     id_field: str  # the field of `request` in which a client may name that itself: action_id; it is not sent
     repeat: bool = False  # the same bytes under the same key act once: may be sent again after a lost answer

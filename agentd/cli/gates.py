@@ -27,7 +27,7 @@ def gates() -> None:
 @socket_option
 @json_option
 def list_(state: str, limit: int, socket: str | None, *, as_json: bool) -> None:
-    """List them, the newest first."""
+    """List them, the newest first. What was asked and answered in full is shown by `show`."""
     found = daemon(socket).get("/v1/gates", state=state, limit=limit)
     if as_json:
         print_json(found)
@@ -113,7 +113,7 @@ def _marks(gate: dict[str, Any]) -> str:
 def _whole(gate: dict[str, Any]) -> list[str]:
     names = (
         "gate", "destination", "agent_id", "run_id", "id", "platform_id", "key", "step", "verdict", "proceed", "reason",
-        "asked_at", "decided_at", "deadline", "tries", "uid", "pid", "resolved_by", "note",
+        "asked_at", "decided_at", "deadline", "tries", "relayed", "uid", "pid", "resolved_by", "note",
     )  # fmt: skip
     width = max(map(len, names))
     lines = [f"gate {gate['gate_id']}"]

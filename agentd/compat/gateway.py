@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from aiohttp import web
@@ -31,6 +31,7 @@ from agentd.standin import Called, Does, Door, Reply, Why
 log = logging.getLogger("agentd.compat")
 
 _ROUTE = "/{destination:(?!(?:v1|healthz|readyz|metrics)/)[a-z][a-z0-9_]*}/{tail:.*}"
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 §9.2.1
 _RETRY_AFTER = {Why.SPOOL_FULL: {"retry-after": "1"}}
 _ESCAPES = (
     re.compile(  # escapes in their order, so that an escaped backslash hides nothing: a pair, half of one, any other
@@ -97,9 +98,7 @@ class Gateway:
         segments, query = read_target(request.raw_path)
         found = stand.doors.find(request.method, segments)
         if found is None:
-            raise Refused(
-                Why.NOT_FOUND, f"agentd passes no {request.method} /{'/'.join(segments)[:200]} on to {stand.name}"
-            )
+            raise _no_door(stand, request.method, segments)
         door, named = found
         if door.does is Does.ADMIN and not (stand.is_open and asker.trusted):
             raise Refused(Why.FORBIDDEN, _closed(stand, door))
@@ -143,6 +142,14 @@ class Gateway:
     def _oversized(self, limit: int, peer: Peer) -> Refused:
         self._sink.refuse(Fault.OVERSIZED, "HTTP: a body above intake.max_frame_bytes", peer)
         return Refused(Why.TOO_LARGE, f"the body has more than {limit} bytes (intake.max_frame_bytes)")
+
+
+def _no_door(stand: Stand, method: str, segments: Sequence[str]) -> Refused:
+    """What no door names is not there to read; to write it is taken for control plane, which is told from nothing else."""
+    told = f"agentd passes no {method} /{'/'.join(segments)[:200]} on to {stand.name}"
+    if method in _SAFE:
+        return Refused(Why.NOT_FOUND, told)
+    return Refused(Why.FORBIDDEN, f"{told}: a write that it does not know may be control plane")
 
 
 def _closed(stand: Stand, door: Door) -> str:

@@ -46,7 +46,19 @@ _UNDER_WAY = {
 
 def facts_of(gate: GateRow, trouble: str = "") -> dict[str, Any]:
     """The same and what else is known, for those who may see it."""
-    return verdict_of(gate, trouble) | {
+    return verdict_of(gate, trouble) | _facts(gate) | {"request": Raw(gate.request)}
+
+
+def summary_of(gate: GateRow, trouble: str = "") -> dict[str, Any]:
+    """The same without what may be large: the request and the platform's answer."""
+    shown = verdict_of(gate, trouble) | _facts(gate)
+    del shown["response"]
+    return shown
+
+
+def _facts(gate: GateRow) -> dict[str, Any]:
+    is_final = gate.step is Step.FINAL
+    return {
         "step": gate.step.value,
         "acted": gate.acted,
         "agent_id": gate.source.agent,
@@ -57,11 +69,11 @@ def facts_of(gate: GateRow, trouble: str = "") -> dict[str, Any]:
         "key": gate.key,
         "deadline": gate.deadline_s,
         "tries": gate.tries,
+        "relayed": gate.relayed,
         "asked_at": rfc3339(gate.asked_us / 1e6),
-        "decided_at": rfc3339(gate.decided_us / 1e6) if gate.decided_us else None,
+        "decided_at": rfc3339(gate.decided_us / 1e6) if is_final else None,
         "resolved_by": gate.resolved_by,
         "note": gate.note,
-        "request": Raw(gate.request),
     }
 
 

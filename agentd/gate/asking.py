@@ -6,6 +6,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -18,6 +22,8 @@ from agentd.records import Id, Name, Text
 from agentd.wire import deeper_than
 
 MAX_DEADLINE_S = 86_400.0
+_LONE = re.compile("[\ud800-\udfff]")
+_HALF = "half of a surrogate pair, which no UTF-8 can hold"
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -91,9 +97,33 @@ def _check_text(body: bytes) -> None:
     except UnicodeDecodeError as error:
         raise malformed(f"$: invalid UTF-8 at byte {error.start}") from None
     except msgspec.DecodeError as error:
-        raise malformed(f"$: {error}") from None
+        raise malformed(_unfit(body) or f"$: {error}") from None
     except RecursionError:
         raise malformed("$: nested too deeply") from None
+
+
+def _unfit(body: bytes) -> str:
+    """The value that our parser takes for no JSON and Python's does, and its place; empty where there is none."""
+    try:
+        found = next(_unfit_in(json.loads(body), "$"), None)
+    except (ValueError, RecursionError):
+        return ""
+    return "" if found is None else f"{found[0]}: {found[1]}"
+
+
+def _unfit_in(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for name, member in value.items():
+            if _LONE.search(name):
+                yield place, f"the name {ascii(name)[:64]} has {_HALF}"
+            yield from _unfit_in(member, f"{place}.{name[:64]}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _unfit_in(item, f"{place}[{index}]")
+    elif isinstance(value, str) and _LONE.search(value):
+        yield place, f"a text with {_HALF}"
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield place, "a number out of range, or none"
 
 
 def malformed(message: str) -> GateRefusal:

@@ -124,4 +124,4 @@ class Common(Struct):
         None
     )  # destination, gate, seconds until its first word
     draining: bool = False  # agentd is stopping
-    unrecorded: Seldom = field(default_factory=lambda: Seldom())  # gates that found no room: one line for many
+    unrecorded: Seldom = field(default_factory=Seldom)  # gates that found no room: one line for many

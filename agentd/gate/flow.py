@@ -19,7 +19,7 @@ from agentd.errors import SpoolFull
 from agentd.exchange import Context, Lost, Reference, Request, Unencodable
 from agentd.gate.desk import Common, Desk, Way
 from agentd.gate.sending import Outcome, Sender, Unsent
-from agentd.gate.verdict import Withheld, leave
+from agentd.gate.verdict import HeldBack, leave
 from agentd.gating import Gate, Guarded, Question, Ruling, Word
 from agentd.queued import DEAD, KNOWN
 from agentd.spool.gaterows import GateRow, Step, Stored
@@ -214,7 +214,7 @@ class Flow:
             away = self.desk.way.unreachable
             raise Unsent(
                 f"{needed.kind} {needed.local_id} is not known to the platform yet; nothing was sent",
-                Withheld.NO_CONNECTION if away else Withheld.OTHER,
+                HeldBack.NO_CONNECTION if away else HeldBack.OTHER,
             )
         return left_s
 
@@ -238,7 +238,7 @@ class Flow:
         ruling = sender.rule(lambda: guarded.rule_guard(answer, sender.attempt()), answer)
         if ruling is not None:
             away = isinstance(answer, Lost) and not answer.sent
-            raise Unsent(ruling.reason, Withheld.NO_CONNECTION if away else Withheld.OTHER, ruling.word)
+            raise Unsent(ruling.reason, HeldBack.NO_CONNECTION if away else HeldBack.OTHER, ruling.word)
 
     # -- the record --------------------------------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class Flow:
         if made is not None and self.common.shelf.is_anothers(self.gate, self.gate.kind, made):
             outcome = self._withhold(outcome)
         ruling, now_us = outcome.ruling, self.common.now_us()
-        may = leave(ruling, outcome.withheld, self.adapter.traits, open_mode=self.desk.open_mode)
+        may = leave(ruling, outcome.held_back, self.adapter.traits, open_mode=self.desk.open_mode)
         gate = decided(self.gate, ruling, now_us, proceed=may.proceed, fail_open=may.fail_open)
         if outcome.response:
             gate.response, gate.status = outcome.response, outcome.status

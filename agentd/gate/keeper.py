@@ -344,8 +344,11 @@ class Keeper:
         """See `agentd.intake.Gates`."""
         own = self._register.own(state, viewer, admin=admin)
         found = list(itertools.islice((stored for stored in own if admin or self._is_within(stored, grant)), limit))
-        seen = [await self._register.see(stored) for stored in found]
-        return [answers.facts_of(*each) for each in seen if each is not None]
+        shown = []
+        for stored in found:  # one whole row in memory at a time
+            seen = await self._register.see(stored)
+            shown += [] if seen is None else [answers.summary_of(*seen)]
+        return shown
 
     def _is_within(self, stored: Stored, grant: Grant) -> bool:
         """Whether it is of an agent and a destination that the grant covers: a uid may hold several tokens."""

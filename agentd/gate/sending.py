@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from agentd.exchange import GATE_ANSWER_BYTES, Attempt, Lost, Request, Response, Sending
 from agentd.gate.desk import Common, Desk, Way
-from agentd.gate.verdict import Withheld
+from agentd.gate.verdict import HeldBack
 from agentd.gating import Gate, Question, Ruling, Word
 from agentd.wire import deeper_than
 
@@ -26,7 +26,7 @@ class Outcome(Struct, frozen=True):
     """What is to be recorded."""
 
     ruling: Ruling
-    withheld: Withheld = Withheld.NOT
+    held_back: HeldBack = HeldBack.NOT
     response: bytes = b""
     status: int = 0  # of the answer whose body `response` is
     tries: int = 0
@@ -35,9 +35,9 @@ class Outcome(Struct, frozen=True):
 class Unsent(Exception):  # noqa: N818 - a way for a gate to end, not an error
     """Nothing of the question has left, and nothing will."""
 
-    def __init__(self, reason: str, withheld: Withheld = Withheld.OTHER, word: Word = Word.UNAVAILABLE) -> None:
+    def __init__(self, reason: str, held_back: HeldBack = HeldBack.OTHER, word: Word = Word.UNAVAILABLE) -> None:
         super().__init__(reason)
-        self.outcome = Outcome(Ruling(word, reason, acted=False), withheld)
+        self.outcome = Outcome(Ruling(word, reason, acted=False), held_back)
 
 
 class Sender:
@@ -105,8 +105,9 @@ class Sender:
         now = self.common.clock()
         hurried = now - begun >= timeout_s and self._is_hurry(timeout_s, guard=guard)
         if breaker.end(passed, now, self.common.share(), answer, hurried=hurried, guard=guard):
+            call = "kill switch" if guard else self.adapter.traits.call
             log.warning(
-                "%s: circuit open: %s", self.desk.name, breaker.reason,
+                "%s: circuit open, the last to fail was %s: %s", self.desk.name, call, breaker.reason,
                 extra={"action": "circuit_open", "destination": self.desk.name},
             )  # fmt: skip
         return answer
@@ -114,8 +115,8 @@ class Sender:
     def behind_circuit(self) -> Unsent:
         """Why nothing is sent. Behind a kill switch that could not be read nobody goes on, whatever the fail mode."""
         breaker = self.desk.breaker
-        withheld = Withheld.OTHER if breaker.unread else Withheld.CIRCUIT
-        return Unsent(f"circuit open: {breaker.reason}; nothing was sent", withheld)
+        held_back = HeldBack.OTHER if breaker.unread else HeldBack.CIRCUIT
+        return Unsent(f"circuit open: {breaker.reason}; nothing was sent", held_back)
 
     def _is_hurry(self, timeout_s: float, *, guard: bool) -> bool:
         """Whether so little time tells nothing about the platform: the agent gave it less than is usual, or little is left."""
@@ -149,8 +150,8 @@ class Sender:
             ruling = self._ruling(answer, maybe_taken=maybe_taken)
             reached = reached or isinstance(answer, Response) or answer.sent
             maybe_taken = maybe_taken or (ruling.word is Word.UNAVAILABLE and ruling.acted)
-            withheld = Withheld.NOT if reached else Withheld.NO_CONNECTION
-            outcome = Outcome(ruling, withheld, json_of(answer), status_of(answer), tries)
+            held_back = HeldBack.NOT if reached else HeldBack.NO_CONNECTION
+            outcome = Outcome(ruling, held_back, json_of(answer), status_of(answer), tries)
             wait_s = self._rest_s(ruling, answer, tries)
             if wait_s is None:
                 return outcome

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from agentd.gating import Ruling, Traits, Word
 
 
-class Withheld(StrEnum):
+class HeldBack(StrEnum):
     """Why nothing was sent; NOT says that something may have been."""
 
     NOT = ""
@@ -30,10 +30,10 @@ class Leave(NamedTuple):
     fail_open: bool
 
 
-def leave(ruling: Ruling, withheld: Withheld, traits: Traits, *, open_mode: bool) -> Leave:
+def leave(ruling: Ruling, held_back: HeldBack, traits: Traits, *, open_mode: bool) -> Leave:
     """Whether the agent may go on after this ruling. `open_mode`: the destination's fail_mode is "open"."""
     if ruling.word is Word.ALLOW:
         return Leave(proceed=ruling.final, fail_open=False)
-    unreached = withheld in (Withheld.NO_CONNECTION, Withheld.CIRCUIT) and not ruling.acted
+    unreached = held_back in (HeldBack.NO_CONNECTION, HeldBack.CIRCUIT) and not ruling.acted
     fail_open = open_mode and traits.fails_open and unreached and ruling.word is Word.UNAVAILABLE
     return Leave(fail_open, fail_open)

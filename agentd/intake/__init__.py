@@ -167,7 +167,10 @@ class Gates(Protocol):
         ...
 
     async def listing(self, state: str, limit: int, viewer: Peer, *, admin: bool, grant: Grant) -> list[dict[str, Any]]:
-        """The viewer's own gates, of agents and destinations that its grant covers, all for an admin, the newest first; `state` is open, final or all."""
+        """The viewer's own gates, of agents and destinations that its grant covers, all for an admin, the newest first.
+
+        `state` is open, final or all. Without requests and responses, which may be large: those are in `look`.
+        """
         ...
 
     async def resolve(self, gate_id: str, body: bytes, admin: Peer) -> dict[str, Any] | None:

@@ -52,6 +52,7 @@ class _Routes:
 
     async def look(self, request: web.Request) -> web.Response:
         peer, gate_id = peer_of_request(request), request.match_info["gate_id"]
+        _check_query(request, "wait")
         wait_s = _seconds(request.query.get("wait", "0"))
         found = await self._gates.look(
             gate_id, wait_s, peer, admin=self._control.is_admin(peer), grant=grant_of(request)
@@ -62,10 +63,11 @@ class _Routes:
 
     async def listing(self, request: web.Request) -> web.Response:
         peer = peer_of_request(request)
+        _check_query(request, "state", "limit")
         state, limit = request.query.get("state", "all"), request.query.get("limit", "100")
         if state not in _STATES:
             raise Problem(400, "bad_request", f"state: expected {', '.join(_STATES)}, got {state[:64]!r}")
-        if not limit.isdecimal() or not 1 <= int(limit[:9]) <= _MAX_GATES:
+        if not (limit.isascii() and limit.isdecimal()) or not 1 <= int(limit[:9]) <= _MAX_GATES:
             raise Problem(400, "bad_request", f"limit: expected 1 to {_MAX_GATES}, got {limit[:64]!r}")
         found = await self._gates.listing(
             state, int(limit), peer, admin=self._control.is_admin(peer), grant=grant_of(request)
@@ -113,10 +115,17 @@ def _unknown(gate_id: str) -> Problem:
     return Problem(404, "not_found", f"no gate {gate_id[:64]!r} of yours is on record")
 
 
+def _check_query(request: web.Request, *known: str) -> None:
+    """A misspelt parameter would be ignored, and the answer be to another question."""
+    for name in request.query:
+        if name not in known:
+            raise Problem(400, "bad_request", f"{name[:64]!a}: no such parameter; expected {', '.join(known)}")
+
+
 def _seconds(text: str) -> float:
     """A number of seconds, or a duration with a unit."""
     try:
-        seconds = float(text)
+        seconds = float(text) if text.isascii() else math.nan
     except ValueError:
         try:
             seconds = parse_duration(text)

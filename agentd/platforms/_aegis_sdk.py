@@ -1,7 +1,7 @@
 """Standing in for AegisOS Comply (https://www.aegis-comply.com/api-reference.html): intents are asked, and read back.
 
-Aegis has no telemetry, so that nothing is answered from here. Its approvals and agents have no documented path: a call of
-theirs is refused like any other that no door names.
+Aegis has no telemetry, so that nothing is answered from here. Its approvals and agents have no documented path: to respond to an
+approval is 403 like any write that no door names, to read one is 404.
 """
 
 from __future__ import annotations

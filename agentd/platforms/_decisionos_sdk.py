@@ -4,6 +4,8 @@ Logging is answered at once: the SDK wants `data.id`, and a decision gets one of
 name. Content hash, chain index and receipt come into being on the ledger and are not made up here. A decision with
 `runPolicyEval: true` waits for the platform's evaluation: it is a gate.
 
+Of the control plane no write is documented: there is no door for one, and so each is 403.
+
 `requestId` is what the SDK repeats a call under, and it keeps decisions and snapshots apart: no source says that a snapshot may
 not have its decision's.
 """

@@ -110,7 +110,9 @@ def _objects(name: str, value: Any, agrees: frozenset[str], *, is_policys: bool)
         return value not in (None, False, "", [], {})
     if name in _FLAGS or name in _POLICIES or (is_policys and name in _VERDICTS):
         return not isinstance(value, dict) and not agree(value, agrees)  # an object is judged by its members
-    return (name in _VERDICTS or (is_policys and isinstance(value, str))) and refuses(value)
+    if name in _VERDICTS:
+        return refuses(value)
+    return is_policys and isinstance(value, str) and _plain(value) in _NO  # under whatever name; a reason is prose
 
 
 def _plain(name: str) -> str:

@@ -99,6 +99,58 @@ class SubmitBody(Struct):
     data_sensitivity: Literal["none", "low_sensitivity", "medium_sensitivity", "high_sensitivity"] | None = None
 
 
+class McpBody(Struct):
+    """An MCP tool call as the SDK submits it: without its agent, whom only the key could tell, and with nulls."""
+
+    mcp_server: Text
+    namespace: Text
+    verb: Text
+    resource: Text
+    agent_id: Text | None = None
+    action_type: Text | None = None
+    description: str | None = None
+    tool_name: Text | None = None
+    parameters: Fields | None = None
+    context: Fields | None = None
+    environment: str | None = None
+
+    def submission(self) -> SubmitBody:
+        """The same as an action."""
+        return SubmitBody(
+            agent_id=self.agent_id,
+            action_type=self.action_type or f"{self.namespace}.{self.verb}",
+            resource=self.resource,
+            description=self.description,
+            tool_name=self.tool_name,
+            parameters=self.parameters,
+            context=self.context,
+            mcp_server_name=self.mcp_server,
+        )
+
+
+class DryRunBody(Struct):
+    """A question what the policies would say. Its `risk_score` is a hint that the sandbox, which scores by itself, leaves alone."""
+
+    action_type: Text
+    resource: Text
+    agent_id: Text | None = None
+    risk_score: float | None = None
+    context: Fields | None = None
+    risk_indicators: Fields | None = None
+    require_approval: bool | None = None
+
+    def submission(self) -> SubmitBody:
+        """The same as an action."""
+        return SubmitBody(
+            agent_id=self.agent_id,
+            action_type=self.action_type,
+            resource=self.resource,
+            context=self.context,
+            risk_indicators=self.risk_indicators,
+            require_approval=self.require_approval,
+        )
+
+
 class CompleteBody(Struct):
     """What the SDK sends when an action has been carried out."""
 
@@ -231,6 +283,12 @@ def read_submission(body: bytes, switches: AscendSwitches) -> tuple[SubmitBody, 
     if variant == "doc" and read.action_type not in _ACTION_TYPES:
         raise Refused(_UNPROCESSABLE, f"action_type must be one of {', '.join(sorted(_ACTION_TYPES))}")
     return read, sent
+
+
+def read_mcp(body: bytes, switches: AscendSwitches) -> tuple[SubmitBody, Fields]:
+    """An MCP tool call as an action, and as it was sent."""
+    sent = read_json(body)
+    return read_value(sent, McpBody, switches).submission(), sent
 
 
 def number_in(asked: Mapping[str, str], name: str, default: int) -> int:

@@ -138,6 +138,31 @@ def submitted(action: Action, shape: str) -> tuple[int, dict[str, Any]]:
     return 200, _flat(action)
 
 
+def mcp_submitted(action: Action) -> tuple[int, dict[str, Any]]:
+    """The answer about an MCP tool call; SDK 2.7.1 takes whatever is neither denied nor to be approved for allowed."""
+    judgement = action.judgement
+    return 200, {
+        "success": action.decision != "denied",
+        "action_id": action.shown_id,
+        "status": action.server_status,
+        "requires_approval": action.decision == "pending",
+        "risk_score": judgement.score,
+        "risk_level": judgement.level,
+        "reason": action.reason,
+    }
+
+
+def foreseen(judgement: Judgement) -> dict[str, Any]:
+    """The answer to a dry run, as SDK 2.7.1 reads it."""
+    return {
+        "decision": judgement.decision,
+        "reason": judgement.reason,
+        "risk_score": judgement.score,
+        "matched_policies": [{"name": name, "effect": "deny"} for name in judgement.policies],
+        "violations": [judgement.reason] if judgement.decision == "denied" else [],
+    }
+
+
 def _enveloped(action: Action) -> dict[str, Any]:
     judgement = action.judgement
     return {

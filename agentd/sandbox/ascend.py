@@ -26,18 +26,21 @@ from agentd.sandbox._ascend_bodies import (
     AnyBody,
     AscendSwitches,
     CompleteBody,
+    DryRunBody,
     FailBody,
     Fields,
     HookBody,
     OldCompleteBody,
     OldFailBody,
     Refused,
+    SubmitBody,
     number_in,
     read_body,
     read_json,
+    read_mcp,
     read_submission,
 )
-from agentd.sandbox._ascend_rules import Action, denial, detail, judge, polled, submitted
+from agentd.sandbox._ascend_rules import Action, denial, detail, foreseen, judge, mcp_submitted, polled, submitted
 from agentd.sandbox._ascend_wire import Ration, bearer, check_signature, error_answer, need_user
 from agentd.sandbox.faces import Answer, Call, Totals
 from agentd.units import rfc3339
@@ -83,7 +86,7 @@ class Ascend:
         registry, health = "/api/registry/agents", "/api/agents/health"
         return [
             ("POST", "/api/v1/actions/submit", self._submit),
-            ("POST", "/api/v1/mcp/actions/submit", self._submit),
+            ("POST", "/api/v1/mcp/actions/submit", self._submit_mcp),
             ("GET", "/api/v1/actions/{}/status", self._status),
             ("GET", "/api/agent-action/status/{}", self._legacy_status),
             ("POST", f"{sdk}complete", lambda call, key: self._sdk_end(call, key, CompleteBody)),
@@ -171,9 +174,16 @@ class Ascend:
     # -- actions --------------------------------------------------------------------------------------------------------------
 
     def _submit(self, call: Call) -> Said:
-        body, sent = read_submission(call.body, self._chosen)
-        agent_id, switches = str(body.agent_id), self._chosen
-        if switches.unregistered == "refuse" and not self._agents.is_registered(agent_id):
+        action = self._take(call, *read_submission(call.body, self._chosen))
+        return submitted(action, self._chosen.response_shape)
+
+    def _submit_mcp(self, call: Call) -> Said:
+        return mcp_submitted(self._take(call, *read_mcp(call.body, self._chosen)))
+
+    def _take(self, call: Call, body: SubmitBody, sent: Fields) -> Action:
+        """Judge a submission and write it down. Raises Refused."""
+        agent_id, switches = body.agent_id or "", self._chosen
+        if agent_id and switches.unregistered == "refuse" and not self._agents.is_registered(agent_id):
             raise Refused(403, "Agent must be registered first")
         number = len(self._actions) + 1
         thresholds, blocked = self._agents.thresholds(agent_id), self._agents.blocked(agent_id)
@@ -196,7 +206,7 @@ class Ascend:
             self._delayed.append(action)
         if action.decision == "denied" and switches.governance_403 == "on":
             raise Refused(403, denial(action), raw=True)
-        return submitted(action, switches.response_shape)
+        return action
 
     def _decide_what_is_due(self, now: float) -> None:
         """What is pending may decide itself after a while; a face has no clock, so that it does when somebody calls."""
@@ -306,13 +316,10 @@ class Ascend:
     # -- the smaller calls ------------------------------------------------------------------------------------------------------
 
     def _dry_run(self, call: Call) -> Said:
-        body, _ = read_submission(call.body, self._chosen)
-        agent_id = str(body.agent_id)
-        judgement = judge(
-            body, self._agents.thresholds(agent_id), self._agents.blocked(agent_id), self._chosen.decision
-        )
-        said = {"decision": judgement.decision, "reason": judgement.reason, "risk_score": judgement.score}
-        return 200, said | {"matched_policies": judgement.policies}
+        body = read_body(call.body, DryRunBody, self._chosen).submission()
+        agent_id, agents = body.agent_id or "", self._agents
+        judgement = judge(body, agents.thresholds(agent_id), agents.blocked(agent_id), self._chosen.decision)
+        return 200, foreseen(judgement)
 
     def _scan(self, call: Call) -> Said:
         if not isinstance(read_json(call.body), dict):

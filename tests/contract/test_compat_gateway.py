@@ -80,10 +80,11 @@ class FakeKeeper:
 
     def __init__(self):
         self.asked = []
+        self.heard = []  # gates whose answer has gone out
         self.unsent = None
         self.refusal = None
 
-    async def pass_on(self, destination, gate, asked, request, peer, *, deadline_s, way):
+    async def pass_on(self, destination, gate, asked, request, peer, *, deadline_s, way, owed=b""):
         if self.refusal is not None:
             raise self.refusal
         if self.unsent:
@@ -92,6 +93,9 @@ class FakeKeeper:
         answer = await way.send(request, headers, timeout_s=deadline_s, limit=10)
         self.asked.append((destination, gate, asked, answer))
         return Passed(answer, None, {"reason": "said so"})
+
+    def told(self, gate):
+        self.heard.append(gate)
 
 
 class Refs:
@@ -150,11 +154,11 @@ class House:
             listen=listen,
             intake=Intake(max_frame_bytes=4096),
             security=Security(tokens=[_rule(), _rule(agent_ids=["billing"]), _rule(destinations=["elsewhere"])]),
-            destinations={"agentos": Destination(platform="agentos")},
+            destinations={name: Destination(platform=name) for name in ("agentos", "aegis", "decisionos")},
         )
         self.http = await Http().__aenter__()
         gateway = build_gateway(
-            {"agentos": Site("agentos", self.url, **settings)},
+            {name: Site(name, self.url, **settings) for name in config.destinations},
             config,
             spool=self.refs,
             sink=self.sink,
@@ -639,6 +643,30 @@ async def test_an_opened_control_plane_is_for_admins_on_the_socket(open_house, p
     assert len(open_house.came) == 1
 
 
+NO_DOOR = [
+    "/aegis/v1/approvals/a-1/respond",
+    "/aegis/v1/approvals",
+    "/aegis/v1/agents/a-1",
+    "/aegis/v1/intents/int_1/approve",
+    "/decisionos/api/public/v1/agents",
+    "/decisionos/api/public/v1/agents/a-1",
+    "/decisionos/api/public/v1/policies",
+    "/agentos/api/v2/anything",
+]
+
+
+@pytest.mark.parametrize("path", NO_DOOR)
+async def test_a_write_without_a_door_is_refused_as_control_plane(open_house, path):
+    """403 in the platform's envelope, for admins too, since nobody knows what it does; to read what is not there is 404."""
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        status, _, body = await open_house.post(path, {"decision": "approved"}, method)
+        told = body["error"] if isinstance(body["error"], str) else body["error"]["message"]
+        assert (status, "passes no" in told, "control plane" in told) == (403, True, True), (method, body)
+    if not path.endswith(("/agents", "/agents/a-1")) or path.startswith("/aegis"):
+        assert (await open_house.post(path, method="GET"))[0] == 404
+    assert open_house.came == []
+
+
 HOSTILE = [
     "/agentos/api/v1/rpc/../rpc/approvals_decide",
     "/agentos/api/v1/rpc/%2e%2e/rpc/approvals_decide",
@@ -667,9 +695,9 @@ HOSTILE = [
 
 @pytest.mark.parametrize("target", HOSTILE)
 async def test_no_path_climbs(house, target):
-    """Refused as 400 or 404 with a JSON error; nothing reaches the platform or any other host."""
+    """Refused with a JSON error, as no path or as a write without a door; nothing reaches the platform or any other host."""
     status, body = await house.raw(target)
-    assert status in {400, 404}, body
+    assert status in {400, 403, 404}, body
     assert json.loads(body)["error"]["message"]
     assert (house.came, house.keeper.asked, house.sink.records) == ([], [], [])
 

@@ -59,6 +59,56 @@ GRANTS = {
 }  # fmt: skip
 
 
+# The whole answers that sources show for a yes: those of the documentation, the servers' own, the SDKs' tests.
+ASCEND_SERVER = {
+    "id": 1547, "action_id": 1547, "status": "approved", "risk_score": 35.0, "risk_level": "low", "cvss_score": 3.5, "cvss_severity": "low",
+    "cvss_vector": "CVSS:3.1/AV:N/AC:L/PR:L/UI:N/S:U/C:L/I:N/A:N", "requires_approval": False, "alert_triggered": True, "alert_id": 7,
+    "workflow_id": None, "policy_decision": "allow", "matched_policies": 0, "matched_smart_rules": 0,
+    "correlation_id": "action_20250115_103045_a1b2c3d4", "processing_time_ms": 145, "action_type": "email_send", "nist_control": "AC-3",
+    "nist_description": "Access Enforcement", "mitre_tactic": "TA0002", "mitre_technique": "T1566",
+    "thresholds": {"auto_approve_below": 30, "max_risk_threshold": 80, "agent_type": "supervised", "is_registered": False},
+    "code_analysis": {"analyzed": True, "language": None, "findings_count": 0, "max_severity": None, "patterns_matched": [], "blocked": False,
+                      "block_reason": None, "risk_adjustment": 0},
+    "message": "Action processed through complete governance pipeline - Status: approved",
+}  # fmt: skip
+DECIDE_RECORD = {
+    "status": "ok", "engine": "decide_rulebook_v1", "c": "yes", "v": "APPROVE", "verdict": "yes", "application_verdict": "BLOCK",
+    "action": "reject_discount", "reason_code": "R", "evidence": ["R"], "matched_rule_id": None, "decision_id": "dec_1",
+    "rulebook_contract": {"schema_url": "https://x", "evaluator_version": "decide_rulebook_v1"},
+    "runtime_binding": {"production_core": "hybrid_declarative_rulebook_with_trusted_adapters", "binding_mode": "direct_declarative_rulebook",
+                        "verdict_authority": "declarative_rulebook", "customer_supplied_code": "rejected"},
+    "evaluation": {"matched": False, "checks": [{"field": "denied", "operator": "eq", "passed": False}]},
+    "rulebook": {"schema_version": "rulebook_v1", "id": "r", "version": "1", "hash": "h"}, "policy_bundle": {"policy_id": "r"},
+    "rulebook_attestation": {"bundle": {"outcome": {"status": "ok", "verdict": "yes"}},
+                             "signature": {"status": "unsigned", "error": "RULEBOOK_ATTESTATION_SIGNING_KEY_MISSING"}},
+    "decision_confidence": {"score": 0.9, "level": "high", "recommendation": "review"}, "integrity": {"hash_algorithm": "sha256"},
+}  # fmt: skip
+ASCEND_NEWER = {
+    "action_id": 5095, "status": "approved", "decision": "approved", "risk_score": 9, "code_analysis": {"analyzed": True, "blocked": False},
+    "prompt_security": {"analyzed": True, "blocked": False},
+    "mcp_governance": {"server_registered": True, "governance_enabled": True, "tool_blocked": False, "server_name": "s"},
+    "model_governance": {"registry_checked": False, "reason": "No model_id provided"}, "output_scan_result": "not_scanned",
+    "output_findings_count": None, "enforcement_decision": "auto_approved", "enforcement_decision_source": "policy",
+    "shadow_enforcement_decision": "denied", "metadata": {"existing_caller_key": "must-survive"},
+}  # fmt: skip
+SHOWN = [
+    (("ascend", "action"), {"action_id": "act_1", "status": "approved", "decision": "approved", "risk_score": 10, "reason": "r", "created_at": "x"}),
+    (("ascend", "action"), {"status": "success", "data": {"action_id": "act_1", "decision": "approved", "risk_assessment": {"risk_score": 10},
+                                                          "policy_result": {"decision": "approved", "reason": "r", "matched": []}, "timestamp": "x"}}),
+    (("ascend", "action"), ASCEND_SERVER), (("ascend", "action"), ASCEND_NEWER),
+    (("ascend", "action"), {"action_id": "act_1", "decision": {"outcome": "approved", "reason": "r", "risk_score": 10}, "timestamp": "x"}),
+    (("aegis", "intent"), {"id": "int_1", "status": "approved", "amount": 12500, "currency": "INR", "policyDecision": "allow",
+                           "matchedPolicy": "deny-above-100000", "riskScore": 0.12, "createdAt": "x", "updatedAt": "x"}),
+    (("decidefyi", "decide"), DECIDE_RECORD),
+    (("decisionos", "decision"), {"data": {"id": "dec_1", "status": "logged", "contentHash": "h", "chainIndex": 1, "receipt": {"sig": "s"},
+                                           "policyEval": {"ok": True, "replayId": "r", "policyVersionId": "p", "diff": {"changed": False}, "error": None}}}),
+    (("agentos", "invoke"), {"data": {"run_id": "r", "output": {"summary": "s"}, "duration_ms": 5, "session_id": None}, "error": None}),
+    *((key, grant.body) for key, grant in GRANTS.items()),
+]  # fmt: skip
+# Objects whose content is the client's, an author's or a person's, and a signature, which is no part of the verdict.
+FREE = frozenset({"metadata", "output", "evaluation", "checks", "signature"})
+
+
 @pytest.fixture(params=GATES, ids="-".join)
 def key(request):
     return request.param
@@ -250,6 +300,48 @@ def test_an_unknown_word_never_allows(key, word):
     assert granting(key, instead(key, word)).word is not Word.ALLOW
 
 
+@pytest.mark.parametrize(("key", "body"), SHOWN)
+def test_a_yes_that_sources_show_is_a_grant(key, body):
+    """What a platform says of something that it allows is no contradiction, however much it says."""
+    found = granting(key, body)
+    assert found.word is Word.ALLOW, found.reason
+
+
+NOES = ["no", "deny", "Denied", "disallow", "not_allowed", "blocked", "reject", "false", "failed", False, 0]
+ERRORS = [{"code": "X", "message": "m"}, {"code": None}, "X", ["X"], True, 7]
+FORMS = [
+    (("allowed", "execution_allowed", "executionAllowed", "approved", "permitted", "authorized", "success", "ok"), [*NOES, 1, "maybe", [], ["yes"]]),
+    (("policy_decision", "policyDecision", "policy_result"), [*NOES, 1, "maybe", [], {"allowed": False}, {"result": {"decision": "deny"}}]),
+    (("decision", "verdict", "outcome", "result", "effect", "status", "enforcement_decision"), NOES),
+    (("error", "errors", "error_code", "errorCode", "failure"), [*ERRORS, *NOES]),
+    (("blocked", "denied", "rejected", "forbidden", "tool_blocked"), [True, "yes", "true", 1, {"by": "policy"}, ["x"]]),
+]  # fmt: skip
+MEANS = {
+    name: values for names, values in FORMS for name in names
+}  # permission or failure, and what under it is no yes
+
+
+def objects_in(value):
+    """Every object of an answer in which the platform speaks itself, the outermost first."""
+    if isinstance(value, dict):
+        return [value, *(found for name, inner in value.items() if name not in FREE for found in objects_in(inner))]
+    return [found for inner in value for found in objects_in(inner)] if isinstance(value, list) else []
+
+
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_one_no_anywhere_never_allows(data):
+    """A yes in which one member is added or changed, at any depth, to one that says no or fails, in any form, is none."""
+    key, body = data.draw(st.sampled_from(SHOWN))
+    body = copy.deepcopy(body)
+    name = data.draw(st.sampled_from(sorted(MEANS)))
+    data.draw(st.sampled_from(objects_in(body)))[name] = data.draw(st.sampled_from(MEANS[name]))
+    status = data.draw(st.sampled_from([200, 201]))
+    for found in rulings(key, answer(body, status)):
+        check_ruling(found)
+        assert found.word is not Word.ALLOW
+
+
 @pytest.mark.parametrize("key", GATES, ids="-".join)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
@@ -286,7 +378,7 @@ HOSTILE = [
     b"", b" ", b"null", b"[]", b"{}", b'"approved"', b"true", b"7", b"<html>200 OK</html>", b"\xff\xfe\x00", b'{"data":', b"NaN", b"1e999",
     b"{" * 30_000, b"[" * 30_000 + b"]" * 30_000, b'{"data":' + b"[" * 30_000 + b"]" * 30_000 + b"}", b'{"id":' + b"9" * 5000 + b"}",
     b'{"action_id":1e999,"decision":"approved"}', b'{"status":"\\ud83d"}', b'{"data":null,"error":null}', b'{"data":{"id":null}}',
-    b"x" * 65536, b'{"decision":"' + b"x" * 65523,
+    b"x" * 65536, b'{"decision":"' + b"x" * 65523, b"<html>" + b"x" * 70_000, b'{"decision":"' + b"x" * (2**20 - 13),
 ]  # fmt: skip
 
 

@@ -394,5 +394,15 @@ def test_others_see_nothing_of_a_gate(world):
     assert http_call(daemon.socket, "POST", "/v1/gates/nonesuch/resolve", body)[0] == 404
     status, answer = http_call(daemon.socket, "POST", f"/v1/gates/{heard['gate_id']}/resolve", body)
     assert (status, answer["error"]["code"]) == (409, "resolved")
-    assert http_call(daemon.socket, "GET", "/v1/gates?state=some")[0] == 400
+    gate = f"/v1/gates/{heard['gate_id']}"
+    for bad in (
+        "/v1/gates?state=some",
+        "/v1/gates?bogus=1",
+        "/v1/gates?limit=%D9%A3",
+        f"{gate}?wate=1",
+        f"{gate}?wait=%D9%A3",
+    ):
+        status, answer = http_call(daemon.socket, "GET", bad)
+        assert (status, answer["error"]["code"]) == (400, "bad_request")
+    assert "request" not in listed(daemon)[0]
     assert json.loads(cli(world, daemon, "show", heard["gate_id"], "--json"))["request"] == rulebook()

@@ -242,12 +242,12 @@ def orders(action, intent):
         ("PATCH", f"/{intent}"),
         ("DELETE", f"/{intent}"),
     ):
-        yield method, f"/aegis/v1/intents{path}", {"status": "approved"}, 404
+        yield method, f"/aegis/v1/intents{path}", {"status": "approved"}, 403
     for path in (f"/approvals/{intent}", f"/approvals/{intent}/respond", "/agents", "/api-keys", "/webhooks"):
-        yield "POST", f"/aegis/v1{path}", {"decision": "approve"}, 404
-    yield "POST", "/decisionos/api/public/v1/policies", {}, 404
-    yield "POST", "/decidefyi/api/decision/policy-bundles", {}, 404
-    yield "POST", "/agentos/_sandbox/act/ascend/x/approve", None, 404
+        yield "POST", f"/aegis/v1{path}", {"decision": "approve"}, 403
+    yield "POST", "/decisionos/api/public/v1/policies", {}, 403
+    yield "POST", "/decidefyi/api/decision/policy-bundles", {}, 403
+    yield "POST", "/agentos/_sandbox/act/ascend/x/approve", None, 403
 
 
 # -- orders ------------------------------------------------------------------------------------------------------------

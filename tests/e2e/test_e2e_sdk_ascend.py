@@ -8,13 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 from ascend import AscendClient, AuthorizationError, Decision, FailMode, KillSwitchError, ValidationError
-from ascend.constants import API_ENDPOINTS
-from harness import wait_for
+from harness import http_call, wait_for
 from sdk_world import NARROW, TOKEN, Standing
 
 FACES = ("agentos", "ascend")
 SUBMIT = "/api/v1/actions/submit"
-COMPLETE = "/api/agent-action/{}/complete"
+MCP = "/api/v1/mcp/actions/submit"
 
 
 @pytest.fixture
@@ -62,12 +61,47 @@ def test_what_an_agent_may_read(standing, client):
     """Connection, commands, dry run, audit log, kill switch: passed on to the platform and back."""
     assert client.test_connection().connected
     assert client.get_pending_commands() == []
-    wish = {"agent_id": "billing", "agent_name": "Billing", "action_type": "query", "resource": "invoices"}
-    assert client._request("POST", API_ENDPOINTS["evaluate_policy"], data=wish)["decision"] == "approved"
+    policy = client.evaluate_policy("database.read", "invoices", risk_score=12.5, context={"environment": "production"})
+    assert (policy.decision, policy.violations) == ("approved", [])
     assert client.query_audit_log().total is not None
     client.start_kill_switch_polling(interval_seconds=3600)
     assert not client.is_blocked()
     assert client._kill_switch_failure_count == 0
+
+
+@pytest.mark.parametrize(
+    ("decision", "heard", "allowed"), [("approved", Decision.ALLOWED, True), ("denied", Decision.DENIED, False)]
+)
+def test_an_mcp_tool_call_is_asked(standing, client, decision, heard, allowed):
+    """Its own path and answer, on record like any action; the SDK names no agent there, so it is the one of the token."""
+    standing.throw(decision=decision)
+    assert client.evaluate_mcp_action("files", "filesystem", "read_file", "/tmp/x").decision is heard
+    with AscendClient(api_key=NARROW, agent_id="billing", agent_name="B", api_url=standing.url) as narrow:
+        told = narrow.evaluate_mcp_action("files", "filesystem", "list", "/tmp", parameters={"limit": 3})
+        assert told.decision is heard
+        if allowed:
+            narrow.log_action_completed(told.action_id, {"rows": 3})
+            assert standing.drained()["delivered"] == 1
+            assert row(standing, told.action_id)["completions"] == 1
+    named = {"mcp_server": "files", "namespace": "n", "verb": "v", "resource": "r", "agent_id": "payroll"}
+    client._request("POST", MCP, data=named)
+    gates = http_call(standing.daemon.socket, "GET", "/v1/gates?state=all")[1]
+    verdict = "allow" if allowed else "deny"
+    assert sorted((gate["agent_id"], gate["verdict"]) for gate in gates) == [
+        (agent, verdict) for agent in ("", "billing", "payroll")
+    ]
+    assert [one["agent_id"] for one in standing.rows()] == ["payroll-bot", None, None]
+
+
+def test_an_mcp_tool_call_that_is_parked(standing, client):
+    """Pending is no leave, and agentd hears of the approval without the SDK."""
+    standing.throw(decision="pending")
+    told = client.evaluate_mcp_action("files", "filesystem", "write_file", "/tmp/x")
+    assert told.decision is Decision.PENDING
+    standing.world.platform.ask(
+        lambda: standing.world.platform.sandbox._emulation.act("ascend", told.action_id, "approve")
+    )
+    assert client.wait_for_decision(told.action_id, timeout=10, poll_interval=0.05).decision is Decision.ALLOWED
 
 
 def test_many_at_once(standing, client):

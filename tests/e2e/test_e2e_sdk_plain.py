@@ -90,7 +90,7 @@ def test_an_intent_is_never_made_twice(aegis, call):
     assert call("POST", INTENTS, WISH)[0] == 503
     aegis.world.platform.up()
     assert call("POST", INTENTS, {**WISH, "amount": "much"})[0] == 400
-    assert call("POST", f"{INTENTS}/int_1/approve", {})[0] == 404
+    assert call("POST", f"{INTENTS}/int_1/approve", {})[0] == 403
     assert len(aegis.rows()) == 1
 
 

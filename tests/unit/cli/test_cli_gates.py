@@ -11,7 +11,7 @@ GATE = {
     "gate_id": "01890a5d-ac96-774b-bcce-b302099a8057", "gate": "intent", "destination": "aegis", "verdict": "unavailable",
     "proceed": False, "id": "mine", "platform_id": None, "reason": "no answer in time", "final": True, "response": None,
     "step": "final", "acted": True, "agent_id": "", "run_id": None, "span_id": None, "uid": 1000, "pid": 42, "key": "k",
-    "deadline": 5.0, "tries": 1, "asked_at": "2026-01-01T00:00:00.000000Z", "decided_at": "2026-01-01T00:00:05.000000Z",
+    "deadline": 5.0, "tries": 1, "relayed": False, "asked_at": "2026-01-01T00:00:00.000000Z", "decided_at": "2026-01-01T00:00:05.000000Z",
     "resolved_by": None, "note": "", "request": {"amount": 5},
 }  # fmt: skip
 

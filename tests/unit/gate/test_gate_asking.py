@@ -74,6 +74,26 @@ def test_what_is_no_question_is_refused(body):
     assert refused(body)
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (b'{"a": 1e999}', "$.request.a: a number out of range"),
+        (b'{"a": {"b": [1, -1e999]}}', "$.request.a.b[1]: a number out of range"),
+        (b'{"a": NaN}', "$.request.a: a number out of range, or none"),
+        (b'{"a": "\\ud800"}', "$.request.a: a text with half of a surrogate pair"),
+        (b'{"a": ["x", "\\udc00 b"]}', "$.request.a[1]: a text with half of a surrogate pair"),
+        (b'{"a": {"\\ud800": 1}}', "$.request.a: the name '\\ud800' has half of a surrogate pair"),
+    ],
+)
+def test_what_is_no_value_is_named(value, words):
+    """Python writes such things, and no other parser takes them: the field is named, not only a byte."""
+    message = refused(b'{"gate": "act", "request": ' + value + b"}")
+    assert message.startswith(words)
+    assert message.encode()
+    with pytest.raises(GateRefusal, match=r"\$\.note: a text with half"):
+        read_resolution(b'{"verdict": "allow", "note": "\\ud800"}')
+
+
 def test_the_digest_is_of_what_is_asked():
     """Order of members and white space don't count; every value, gate, destination, agent and run do."""
     same = digest_of("act", "cloud", "a", "r", b'{"a": 1, "b": {"c": 2, "d": 3}}')

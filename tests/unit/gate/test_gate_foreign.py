@@ -65,6 +65,29 @@ async def test_an_agent_named_in_the_request_asks():
         assert heard["proceed"]
 
 
+class ReadsWhoAsked(ScriptedGate):
+    """Keeps by which ids of agents its followed answers were to be read."""
+
+    def __init__(self):
+        super().__init__(poll_s=1.0)
+        self.askers = []
+
+    def rule_followed(self, question, answer, attempt):
+        self.askers.append(attempt.agent_id)
+        return super().rule_followed(question, answer, attempt)
+
+
+@warped
+async def test_a_followed_answer_is_read_knowing_who_asked():
+    """By the platform's id of the agent, its own or the destination's: an answer about another agent's thing can be told."""
+    gate = ReadsWhoAsked()
+    for named, agent in (("sales", "p-sales"), (None, "p-bot")):
+        async with room_of(gates={"act": gate}, way=ScriptedWay(says("pending", final=False), says())) as room:
+            assert (await room.ask(request={"agent_id": named}, deadline=5))["proceed"]
+        assert gate.askers.pop() == agent
+    assert gate.askers == []
+
+
 @warped
 async def test_the_run_has_to_be_the_named_agents():
     """§2: neither word beats whose run it is."""

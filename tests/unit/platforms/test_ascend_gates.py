@@ -267,7 +267,7 @@ def test_a_success_without_a_word_is_a_review(body):
         {"policy_result": {"allowed": "no"}}, {"policy_result": {"result": {"allowed": 0}}}, {"policy_result": False},
         {"execution_allowed": 0}, {"execution_allowed": "false"}, {"execution_allowed": 1}, {"allowed": "no"}, {"success": "false"},
         {"decision": {"outcome": "approved", "execution_allowed": False}}, {"decision": {"outcome": "approved", "status": "denied"}},
-        {"decision": {"status": "approved", "decision": "denied"}}, {"decision": {"outcome": "approved", "enforcement_decision": "denied"}},
+        {"decision": {"outcome": "approved", "enforcement_decision": "denied"}},
         {"decision": {"outcome": "approved", "error": {"code": "X"}}}, {"requires_approval": "true"}, {"requires_approval": 0},
         {"decision_ready": "false"}, {"decision_ready": 0}, {"code_analysis": {"analyzed": True, "blocked": True}},
         {"mcp_governance": {"tool_blocked": True}}, {"policy_violations": ["pii"]}, {"matched_policies": [{"effect": "deny"}]},
@@ -318,6 +318,7 @@ def test_a_denial_needs_no_second_look():
     """A no counts, whatever else is said; a pending beside a no is a review."""
     assert rule({"decision": "denied", "status": "approved"}).word is Word.DENY
     assert rule({"success": False, "decision": "denied"}).word is Word.DENY
+    assert rule({"decision": {"status": "approved", "decision": "denied"}}).word is Word.DENY
     assert rule({"action_id": "a", "decision": "pending", "enforcement_decision": "denied"}).word is Word.REVIEW
     assert rule({"action_id": "a", "decision": "pending", "execution_allowed": False}).word is Word.PENDING
 

@@ -29,7 +29,7 @@ def test_a_no_is_found_at_any_depth(said, found):
     [
         None, 5, "deny", [], {}, ["deny"], {"reason": "denied before"}, {"allowed": None}, {"allowed": "Yes"}, {"auto_approved": False},
         {"policy_decision": {}}, {"policy_decision": {"decision": "allow", "rules": ["deny"]}}, {"error": None, "errors": [], "error_code": ""},
-        {"blocked": False, "failed": 0, "denied": []}, {"decision": "maybe"}, {"status": "queued"}, {"result": {"score": 0}},
+        {"blocked": False, "failed": 0, "denied": []}, {"policy_decision": {"reason": "nothing denied"}}, {"decision": "maybe"}, {"status": "queued"}, {"result": {"score": 0}},
         {"status": "not_blocked"}, {"risk_score": 0},
     ],
     ids=str,

@@ -621,7 +621,7 @@ def test_the_smaller_calls():
     face = Face()
     assert face.post("/api/governance/policies/evaluate-realtime", SUBMISSION)[1]["decision"] == "approved"
     assert face.details()["actions"] == 0
-    assert face.post("/api/v1/mcp/actions/submit", SUBMISSION)[0] == 200
+    assert face.post("/api/v1/actions/submit", SUBMISSION)[0] == 200
     hook = {"url": "https://x", "events": ["action.denied"]}
     assert face.post("/api/webhooks/configure", hook)[0] == 201
     assert face.post("/api/webhooks", {"target_url": "https://x", "event_types": ["action.denied"]})[0] == 201
@@ -630,6 +630,58 @@ def test_the_smaller_calls():
     assert face.post("/api/v1/output-filter/scan", {"text": "x"})[0] == 200
     assert face.get("/audit/logs")[1]["total"] == face.get("/api/audit/logs")[1]["total"] == 1
     assert face.get("/api/deployment-info")[1] == {"version": "sandbox", "environment": "sandbox"}
+
+
+MCP = {  # as SDK 2.7.1 sends it: no agent, and null for what was not given
+    "mcp_server": "files", "namespace": "filesystem", "verb": "read_file", "resource": "/tmp/x", "description": None,
+    "action_type": "filesystem.read_file", "parameters": {}, "context": {}, "environment": "production", "tool_name": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("decision", "success", "status", "waits"),
+    [
+        ("approved", True, "approved", False),
+        ("pending", True, "pending_approval", True),
+        ("denied", False, "denied", False),
+    ],
+)
+def test_an_mcp_tool_call_is_an_action(decision, success, status, waits):
+    """Taken without an agent and with any type, answered in the members that the SDK reads, and listed like any action."""
+    face = Face(f"decision={decision}")
+    code, said = face.post("/api/v1/mcp/actions/submit", MCP)
+    assert (code, said["success"], said["status"], said["requires_approval"]) == (200, success, status, waits)
+    assert face.get(f"/api/v1/actions/{said['action_id']}/status")[1]["decision"] == decision
+    assert face.post("/api/v1/mcp/actions/submit", MCP | {"agent_id": "bot"})[0] == 200
+    assert [row["agent_id"] for row in face.get("/api/v1/actions")[1]["actions"]] == ["bot", None]
+
+
+@pytest.mark.parametrize("name", ["mcp_server", "namespace", "verb", "resource"])
+def test_an_mcp_tool_call_names_what_it_calls(name):
+    """What the SDK's method demands the platform does."""
+    face = Face()
+    assert face.post("/api/v1/mcp/actions/submit", {key: MCP[key] for key in MCP if key != name})[0] == 422
+    assert face.details()["actions"] == 0
+
+
+def test_an_mcp_tool_call_of_a_stopped_or_unknown_agent():
+    """An agent that is named is held to its registration; governance may deny by 403."""
+    refuses = Face("unregistered=refuse")
+    assert refuses.post("/api/v1/mcp/actions/submit", MCP | {"agent_id": "bot"})[0] == 403
+    assert refuses.post("/api/v1/mcp/actions/submit", MCP)[0] == 200
+    status, said = Face("decision=denied", "governance_403=on").post("/api/v1/mcp/actions/submit", MCP)
+    assert (status, said["detail"]["mcp_server_name"]) == (403, "files")
+
+
+def test_a_dry_run_needs_no_agent():
+    """SDK 2.7.1 asks by type and resource alone, with any type; what would be denied says by which policy."""
+    wish = {"action_type": "database.read", "resource": "orders"}
+    path = "/api/governance/policies/evaluate-realtime"
+    assert Face().post(path, wish | {"risk_score": 12.5, "context": {"a": 1}})[1]["decision"] == "approved"
+    leak = Face().post(path, wish | {"risk_indicators": {"pii_involved": True, "external_transfer": True}})[1]
+    assert (leak["decision"], leak["violations"]) == ("denied", ["personal data must stay inside"])
+    assert [policy["name"] for policy in leak["matched_policies"]] == ["pii-stays-inside"]
+    assert Face().post(path, {"action_type": "query"})[0] == 422
 
 
 # -- inspection and a person's hand ----------------------------------------------------------------------------------------------------
