@@ -127,7 +127,7 @@ class Reception:
         here, elsewhere = set(), set()
         for ref in self._shelf.owners("run", asking.run_id):
             desk = self._desks.get(ref.destination)
-            if desk is None or not grant.allows_destination(desk.name) or self._is_stranger(ref, peer, grant):
+            if desk is None or not grant.allows_destination(desk.name) or self._is_hidden(ref, peer, grant):
                 continue
             if asking.gate in desk.gates and asking.to in (None, desk.name):
                 here.add(ref.agent or desk.default_agent)
@@ -160,7 +160,7 @@ class Reception:
                 raise GateRefusal(422, "foreign_reference", f"{place}: belongs to another user")
 
     def _check_owner(self, ref: Ref, place: str, desk: Desk, agent: str, peer: Peer, grant: Grant) -> None:
-        if self._is_stranger(ref, peer, grant):
+        if self._is_hidden(ref, peer, grant):
             raise GateRefusal(422, "foreign_reference", f"{place}: belongs to another user")
         owner = ref.agent or desk.default_agent
         if (agent or desk.default_agent) != owner:
@@ -170,8 +170,15 @@ class Reception:
     def _is_stranger(self, ref: Ref, peer: Peer, grant: Grant) -> bool:
         """As intake has it: uid -1 says nothing, so what it introduced belongs to whoever may speak for its agent."""
         if ref.uid == peer.uid:
-            return peer.uid < 0 and not grant.allows_agent(ref.agent or self._desks[ref.destination].default_agent)
+            return peer.uid < 0 and not self._covers(ref, grant)
         return not (peer.local and peer.uid in self._trusted)
+
+    def _is_hidden(self, ref: Ref, peer: Peer, grant: Grant) -> bool:
+        """Whether the asker is not to hear whose it is: a stranger's, or an agent's that its grant does not cover."""
+        return self._is_stranger(ref, peer, grant) or not self._covers(ref, grant)
+
+    def _covers(self, ref: Ref, grant: Grant) -> bool:
+        return grant.allows_agent(ref.agent or self._desks[ref.destination].default_agent)
 
     # -- the gate ----------------------------------------------------------------------------------------------------
 

@@ -91,7 +91,7 @@ class Whose:
         """Whether it says something about the agent of a record of this kind: its destination would take it, it is ours."""
         if grant.destinations is not None and ref.destination not in grant.destinations:
             return False
-        return self._table.takes(ref.destination, kind, ref.agent) and not self._is_stranger(ref, peer, grant)
+        return self._table.takes(ref.destination, kind, ref.agent) and not self._is_hidden(ref, peer, grant)
 
     def _speaks_for_all(self, refs: Sequence[Ref], kind: str, named: Sequence[str]) -> bool:
         """Whether the references are one agent's, and each of these destinations takes the kind from it."""
@@ -125,8 +125,9 @@ class Whose:
         """The agent, under the name that its references have where they all agree."""
         here = [ref for ref in refs for route in routes if route.name == ref.destination]
         for ref in here:
-            if self._is_others(ref, agent) or self._is_stranger(ref, peer, grant):
-                whose = f"agent {ref.agent!r}" if ref.uid == peer.uid else "another user"
+            hidden = self._is_hidden(ref, peer, grant)
+            if hidden or self._is_others(ref, agent):
+                whose = "another user" if hidden or ref.uid != peer.uid else f"agent {ref.agent!r}"
                 at = f" at {ref.destination}" if len(routes) > 1 else ""
                 raise Refusal(Cause.FOREIGN_REFERENCE, f"$.{field}: belongs to {whose}{at}")
         if len(here) != len(routes) or any(ref.agent != here[0].agent for ref in here[1:]):
@@ -146,9 +147,16 @@ class Whose:
         if any(self._is_stranger(ref, peer, grant) for ref in refs):
             raise Refusal(Cause.FOREIGN_REFERENCE, "$.parent_run_id: belongs to another user")
 
+    def _is_hidden(self, ref: Ref, peer: Peer, grant: Grant) -> bool:
+        """Whether the sender is not to hear whose it is: a stranger's, or an agent's that its grant does not cover."""
+        return self._is_stranger(ref, peer, grant) or not self._covers(ref, grant)
+
+    def _covers(self, ref: Ref, grant: Grant) -> bool:
+        return grant.allows_agent(ref.agent or self._table.default_agent(ref.destination))
+
     def _is_stranger(self, ref: Ref, peer: Peer, grant: Grant) -> bool:
         if ref.uid == peer.uid:
-            return peer.uid < 0 and not grant.allows_agent(ref.agent or self._table.default_agent(ref.destination))
+            return peer.uid < 0 and not self._covers(ref, grant)
         return not (peer.local and peer.uid in self._trusted)
 
 

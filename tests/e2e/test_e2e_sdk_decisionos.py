@@ -165,7 +165,7 @@ def test_what_is_wrong_raises_the_sdk_s_own_errors(standing, dos):
         dos.log_decision("Route", tokens_input="many")
     with pytest.raises(NotFoundError):
         dos.get_decision("dec_nowhere")
-    with pytest.raises(NotFoundError, match="passes no DELETE"):
+    with pytest.raises(PermissionDeniedError, match="passes no DELETE"):
         dos._request("DELETE", f"{DECISIONS}/dec_1")
     with (
         DecisionOS(api_key="wrong", agent_id="billing", base_url=standing.url) as stranger,

@@ -213,6 +213,20 @@ async def test_whose_run_it_is_asks_wherever_it_is_known():
         assert asked_by(room) == "p-billing"
 
 
+@pytest.mark.parametrize("named", [{}, {"agent_id": "billing"}])
+@warped
+async def test_whose_run_it_is_is_told_to_nobody_who_may_not_speak_for_its_agent(named):
+    """A token that is bound to other agents hears what a stranger hears."""
+    told = []
+    for uid in (ME.uid, OTHER.uid):
+        async with two_platforms() as room:
+            run_at(room, "cloud", "sales", uid)
+            with pytest.raises(GateRefusal) as refusal:
+                await room.ask(to="cloud", run_id="r", grant=NARROW, **named)
+            told.append((refusal.value.status, refusal.value.code, str(refusal.value)))
+    assert told == [(422, "foreign_reference", "$.run_id: belongs to another user")] * 2
+
+
 @warped
 async def test_a_run_that_bears_the_same_name_where_no_event_goes_is_of_no_concern():
     """Two platforms may know different things by one name."""

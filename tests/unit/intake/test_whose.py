@@ -149,12 +149,32 @@ def test_a_destination_without_a_default_agent_needs_a_name(make_intake):
     )
 
 
-def test_an_inferred_agent_has_to_be_allowed(make_intake):
-    """A run that another agent of the same user began is not continued by who may not speak for it."""
-    intake = make_intake(X, grant=Grant(("a",)))
-    intake.shelf.own("run", "r", agent="b", destination="x")
-    assert judged(intake.admit(record())) == "$.agent_id: 'b' is not among the agents that you may speak for (a)"
-    assert judged(intake.admit(record(agent_id="a"))) == "$.run_id: belongs to agent 'b'"
+@pytest.mark.parametrize("allowed", [("a",), ("a", "c"), ("a*",), ()])
+@pytest.mark.parametrize("named", [None, "a"])
+def test_whose_a_run_is_is_told_to_nobody_who_may_not_speak_for_its_agent(make_intake, allowed, named):
+    """Another agent's run is refused to a peer that is bound to others in the words that a stranger hears, whose it is in none."""
+    more = {"agent_id": named} if named else {}
+    told = []
+    for uid in (ME.uid, OTHER.uid):  # of the same user, and of another
+        intake = make_intake(Route("x", KINDS, INTRODUCES, default_agent="a"), grant=Grant(allowed))
+        intake.shelf.own("run", "r", agent="secret", uid=uid, destination="x")
+        told.append((judged(intake.admit(record(**more))), intake.admission.refused))
+    assert told[0] == told[1]
+    assert "secret" not in told[0][0]
+    if allowed:
+        assert told[0] == ("$.run_id: belongs to another user", {Cause.FOREIGN_REFERENCE.value: 1})
+
+
+def test_several_owners_are_named_to_who_may_speak_for_them(make_intake):
+    """Where an id is two agents', the question which of them tells of none but those that the peer may be."""
+    intake = make_intake(X, Y, grant=Grant(("a", "b")))
+    intake.shelf.own("run", "r", agent="a", destination="x")
+    intake.shelf.own("run", "r", agent="b", destination="y")
+    assert judged(intake.admit(record())) == "$.run_id: is agent 'a''s at x and agent 'b''s at y: say which by agent_id"
+    narrow = make_intake(X, Y, grant=Grant(("a",)))
+    narrow.shelf.own("run", "r", agent="a", destination="x")
+    narrow.shelf.own("run", "r", agent="b", destination="y")
+    assert judged(narrow.admit(record())) == "$.run_id: belongs to another user at y"
 
 
 @pytest.mark.parametrize(
