@@ -28,7 +28,18 @@ VOCABULARY = {
     "standin",
     "ageing",
 }
-EQUIPMENT = {"config", "config_checks", "config_faults", "globs", "variables", "metrics", "http", "withheld", "logs", "systemd"}
+EQUIPMENT = {
+    "config",
+    "config_checks",
+    "config_faults",
+    "globs",
+    "variables",
+    "metrics",
+    "http",
+    "withheld",
+    "logs",
+    "systemd",
+}
 ROOMS = {"intake", "spool", "delivery", "platforms"}
 ROOT_ROOM = ""  # agentd/__init__.py: the version, and names that are loaded when they are asked for
 COMMON = VOCABULARY | {ROOT_ROOM}

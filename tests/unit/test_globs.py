@@ -55,7 +55,7 @@ def test_an_overlap_has_a_name(one, other):
     [
         ("bil*", "b*g", True), ("*a", "b*", True), ("a*", "b*", False), ("a?c", "*bc", True), ("a?", "a", False),
         ("*-prod", "*-test", False), ("team-*", "*-team", True), ("[a-m]*", "[n-z]*", False), ("[a-n]*", "[n-z]*", True),
-        ("[!a]", "a", False), ("[!a]", "[!b]", True), ("[!a]", "[a]", False), ("[c-a]", "*", False), ("[", "[[]", True),
+        ("[!a]", "a", False), ("[!a]", "[!b]", True), ("[!!-~]", "?", True), ("[!!-~]", "[a-z]", False), ("[!a]", "[a]", False), ("[c-a]", "*", False), ("[", "[[]", True),
         ("", "*", True), ("", "?", False), ("a", "a", True), ("A", "a", False), ("*" * 60 + "a", "b" + "*" * 60, True),
         ("*a*a*a*a*a*a*a*a*b", "*a*a*a*a*a*a*a*a*c", False),
     ],
