@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from msgspec import Struct
 
 from agentd.errors import AgentdError, ConfigError
-from agentd.outcomes import Verdict
+from agentd.outcomes import Cause, Verdict
 
 ANSWER_BYTES = 64 * 1024  # of an answer to a record; what is longer is cut
 GATE_ANSWER_BYTES = 2**20  # of an answer to a gate; what is longer is cut and then no JSON
@@ -111,10 +111,12 @@ class Sending(Struct, frozen=True):
 
 
 class Unencodable(AgentdError):  # noqa: N818 - a state of the record
-    """The record can't be expressed for this platform."""
+    """The record can't be expressed for this platform. `cause` is what it is dead of."""
+
+    cause = Cause.UNENCODABLE
 
     def __init__(self, message: str, index: int = 0) -> None:
-        """`index` is the record's place in the batch."""
+        """`index` is the record's place in the batch, below 0: all of it."""
         super().__init__(message)
         self.index = index
 

@@ -84,6 +84,11 @@ class Ref(Struct, array_like=True):
     lane: str = ""  # its introducer's: a decision made within a run stands in the run's lane
 
 
+def made_up(destination: str, kind: str, local_id: str) -> Ref | None:
+    """The reference of an id that a client made up because it reached no agentd: dead, and never a platform's own. None for others."""
+    return Ref(destination, kind, local_id, "", -1, 0, DEAD, lane=GATE_LANE) if local_id.startswith(NO_GATE) else None
+
+
 def is_anothers(ref: Ref, whose: Ref | Source) -> bool:
     """Whether it is another user's, or of another agent where both are named; unnamed is the destination's own agent."""
     return ref.uid != whose.uid or bool(ref.agent and whose.agent and ref.agent != whose.agent)

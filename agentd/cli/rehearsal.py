@@ -29,7 +29,7 @@ from agentd.intake.admit import Limits as AdmitLimits
 from agentd.intake.dedupe import Window
 from agentd.intake.routing import Table
 from agentd.outcomes import Cause
-from agentd.queued import DEAD, KNOWN, Entry, Ref
+from agentd.queued import DEAD, KNOWN, Entry, Ref, made_up
 from agentd.records import INTRODUCES, LossClass, Record, kind_of
 
 MASK = "***"
@@ -108,7 +108,7 @@ class Stage:
         return self._refs.setdefault((ref.kind, ref.local_id), {}).setdefault(ref.destination, ref)
 
     def reference(self, destination: str, kind: str, local_id: str) -> Ref | None:
-        return self._refs.get((kind, local_id), {}).get(destination)
+        return self._refs.get((kind, local_id), {}).get(destination) or made_up(destination, kind, local_id)
 
 
 class Queue:
@@ -179,10 +179,9 @@ class Delivery:
         except Wait:
             return False
         except Unencodable as error:
-            alone = error.index >= 0  # else the record that introduces what they need is dead, and so are they
-            cause = Cause.UNENCODABLE if alone else Cause.INTRODUCER_DEAD
+            alone = error.index >= 0  # else what they need will never be known
             for entry in [entries[error.index]] if alone else entries:
-                self._end(entry, cause, str(error))
+                self._end(entry, error.cause, str(error))
                 self._name(entry, DEAD)
         return True
 

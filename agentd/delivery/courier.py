@@ -19,7 +19,7 @@ from agentd.delivery import batcher
 from agentd.delivery.circuit import Circuit, Health
 from agentd.delivery.lanes import Hold, Lane, Lanes
 from agentd.delivery.ports import Outbox
-from agentd.delivery.sealing import Planted, Sealer, Unnamed, Wait
+from agentd.delivery.sealing import Sealer, Wait
 from agentd.delivery.settings import Settings
 from agentd.exchange import Attempt, Lost, Platform, Request, Response, Sending, Transport, Unencodable
 from agentd.outcomes import Cause, Delivered, Pause, Reject, Retry, Scope, Split, Unknown, Verdict
@@ -372,11 +372,11 @@ class Courier:
     async def _bury_one(self, seal: Seal | None, entries: list[Entry], error: Unencodable) -> None:
         """The one record that can't be expressed, or all of the batch where an id will never be known."""
         lane = self.lanes.get(entries[0].lane)
-        if isinstance(error, Unnamed):
-            await self._bury(lane, seal, entries, Death(error.cause, str(error)))
+        death = Death(error.cause, str(error))
+        if error.index < 0:
+            await self._bury(lane, seal, entries, death)
         else:
-            cause = Cause.FOREIGN_REFERENCE if isinstance(error, Planted) else Cause.UNENCODABLE
-            await self._bury(lane, None, [entries[error.index]], Death(cause, str(error)))
+            await self._bury(lane, None, [entries[error.index]], death)
 
     async def _bury_defective(self, lane: Lane, entries: list[Entry], error: Exception) -> bool:
         """The adapter fell over a record that it should have refused: bury that one, so that it costs nothing else.

@@ -44,6 +44,8 @@ class Unnamed(Unencodable):
 class Planted(Unencodable):
     """A record that named an id before there was one, and the id came to be another's: whoever guesses a name gets nothing."""
 
+    cause = Cause.FOREIGN_REFERENCE
+
     def __init__(self, ref: Ref, index: int) -> None:
         super().__init__(f"{ref.kind} {ref.local_id} was introduced by another after this had named it", index)
 

@@ -11,7 +11,7 @@ from collections.abc import Container, Iterator
 
 import msgspec
 
-from agentd.queued import DEAD, GATE_LANE, INTRODUCED, KNOWN, NO_GATE, Ref, is_anothers
+from agentd.queued import DEAD, INTRODUCED, KNOWN, Ref, is_anothers, made_up
 
 log = logging.getLogger("agentd.spool")
 
@@ -39,11 +39,8 @@ class Refs:
         return self._refs.get((destination, kind, local_id))
 
     def find(self, destination: str, kind: str, local_id: str) -> Ref | None:
-        """As `get`, for who needs it. What a client made up because it reached no agentd is dead, and never a platform's own."""
-        ref = self.get(destination, kind, local_id)
-        if ref is None and local_id.startswith(NO_GATE):
-            return Ref(destination, kind, local_id, "", -1, 0, DEAD, lane=GATE_LANE)
-        return ref
+        """As `get`, for who needs it: what a client made up is dead."""
+        return self.get(destination, kind, local_id) or made_up(destination, kind, local_id)
 
     def owners(self, kind: str, local_id: str) -> list[Ref]:
         """The references of that id at whichever destination; where nobody introduced it, those that go by it there.

@@ -90,6 +90,13 @@ def unsent(document, destination):
     return [(one["record"], one["cause"]) for one in document["destinations"][destination]["unsent"]]
 
 
+def test_a_verdict_that_no_daemon_gave_is_named_in_vain(told):
+    """§4: a record that names a gate which no platform knows is dead, cause `gate_unavailable`, here as in the daemon."""
+    document = told([{"kind": "action.completed", "action_id": "no-gate:1"}])
+    assert unsent(document, "ascend") == [(1, "gate_unavailable")]
+    assert requests(document, "ascend") == []
+
+
 # -- where records go -------------------------------------------------------------------------------------------------------
 
 

@@ -61,6 +61,11 @@ class WarpLoop(asyncio.SelectorEventLoop):
         return self._warp.now
 
 
+async def elapse(seconds):
+    """So much time passes on the loop's own clock, and none for whoever waits for the test."""
+    await asyncio.sleep(seconds)
+
+
 def warped(test):
     """Run an async test on a `WarpLoop`."""
 

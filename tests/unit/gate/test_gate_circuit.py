@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 
-from gate_kit import DOWN, HANGS, GuardedGate, ScriptedGate, ScriptedWay, late, opened, says, warped
+from gate_kit import DOWN, HANGS, GuardedGate, ScriptedGate, ScriptedWay, elapse, late, opened, says, warped
 
 from agentd.exchange import Reference, Response
 
@@ -21,7 +21,7 @@ async def test_a_circuit_opens_and_closes():
         assert (heard["proceed"], heard["reason"][:12], len(room.way.sent)) == (True, "circuit open", 5)
         assert room.keeper.status("cloud")["circuit"] == "open"
         room.way.then = says("unavailable", 401, None)  # it is there again, and doesn't like our key
-        await asyncio.sleep(10)
+        await elapse(10)
         assert (await room.ask())["proceed"] is False
         assert room.keeper.status("cloud")["circuit"] == "closed"
 
@@ -56,7 +56,7 @@ async def test_a_gate_that_spent_its_deadline_waiting_is_in_a_hurry():
         for _ in range(6):
             room.run()
             asking = room.begin(run_id="r")
-            await asyncio.sleep(4)
+            await elapse(4)
             room.named()
             assert (await asking)["verdict"] == "unavailable"
         assert room.keeper.status("cloud")["circuit"] == "closed"
@@ -70,7 +70,7 @@ async def test_an_unreadable_kill_switch_withholds_behind_its_circuit_too():
         assert [h["proceed"] for h in heard] == [False] * 7
         assert (heard[-1]["reason"][:12], len(room.way.sent)) == ("circuit open", 5)
         room.way.then = DOWN
-        await asyncio.sleep(60)
+        await elapse(60)
         assert (await room.ask())["proceed"]  # a probe that finds nobody is no connection
         assert not (await room.ask())["proceed"]
 
@@ -82,12 +82,12 @@ async def test_a_long_poll_is_no_lasting_probe():
     async with opened(gates=gates, way=ScriptedWay(then=ERROR)) as room:
         for _ in range(5):
             await room.ask("act")
-        await asyncio.sleep(60)
+        await elapse(60)
         room.way.script, room.way.then = [late(200, says())], says()
         polling = room.begin("ask")
-        await asyncio.sleep(1)
+        await elapse(1)
         assert "circuit open" in (await room.ask("act"))["reason"]
-        await asyncio.sleep(5)
+        await elapse(5)
         assert (await room.ask("act"))["verdict"] == "allow"
         assert room.keeper.status("cloud")["circuit"] == "closed"
         assert (await polling)["verdict"] == "allow"

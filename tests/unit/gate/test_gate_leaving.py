@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from gate_kit import HANGS, ME, ScriptedGate, ScriptedWay, late, opened, says, warped
+from gate_kit import HANGS, ME, ScriptedGate, ScriptedWay, elapse, late, opened, says, warped
 
 from agentd.exchange import Request
 from agentd.intake import GateRefusal
@@ -66,7 +66,7 @@ async def test_agents_in_a_hurry_that_wait_for_a_person_do_not_hide_a_dead_platf
     async with opened(gates=PATIENT, way=ScriptedWay(then=HANGS)) as room:
         for _ in range(5):
             assert (await room.ask(deadline=1))["verdict"] == "pending"
-        await asyncio.sleep(300)
+        await elapse(300)
         assert room.keeper.status("cloud")["circuit"] == "open"
 
 
@@ -109,10 +109,10 @@ async def test_who_waits_for_what_is_pending_hears_so_when_agentd_stops():
     """§3.7: it is on disk and the next start follows it; nothing is waited for, by askers, lookers and who comes later."""
     async with opened(gates=FOLLOWED, way=ScriptedWay(then=PENDING)) as room:
         asking = room.begin(deadline=3600, key="k", run_id="theirs")
-        await asyncio.sleep(5)
+        await elapse(5)
         (gate,) = await room.keeper.listing("open", 10, ME, admin=False)
         looking = asyncio.create_task(room.look(gate["gate_id"], 3600))
-        await asyncio.sleep(5)
+        await elapse(5)
         begun = now()
         room.keeper.drain()
         heard, seen = await asking, await looking
@@ -137,14 +137,14 @@ async def test_a_question_under_way_is_waited_for_when_agentd_stops():
     script = ScriptedWay(late(5, PENDING), late(7, says()), then=PENDING)
     async with opened(gates=FOLLOWED, way=script) as room:
         staying, leaving = room.begin(deadline=600), room.begin(deadline=600)
-        await asyncio.sleep(1)
+        await elapse(1)
         leaving.cancel()
         room.keeper.drain()
         assert room.keeper.under_way == 2
         begun = now()
         assert (await staying)["verdict"] == "pending"
         assert (now() - begun, room.keeper.under_way) == (4, 1)
-        await asyncio.sleep(2.1)
+        await elapse(2.1)
         assert room.keeper.under_way == 0
         (gate,) = await room.keeper.listing("final", 10, ME, admin=False)
         assert gate["verdict"] == "allow"
@@ -162,7 +162,7 @@ async def test_what_was_cut_off_is_final_when_it_is_on_disk(full, final):
             heard.append((verdict["verdict"], verdict["final"], room.row(verdict["gate_id"]).step == "final"))
 
         askers = [asyncio.create_task(asking()) for _ in range(20)]
-        await asyncio.sleep(1)
+        await elapse(1)
         room.store.full = full
         begun = now()
         await room.keeper.close()
@@ -176,7 +176,7 @@ async def test_a_verdict_that_finds_no_room_is_not_waited_for_when_agentd_stops(
     """A full disk does not hold up the end."""
     async with opened(way=ScriptedWay(late(1, says()))) as room:
         asking = room.begin()
-        await asyncio.sleep(0.5)
+        await elapse(0.5)
         room.store.full = 10**6
         await asking
         room.keeper.drain()

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 
 import pytest
-from gate_kit import CUT, DOWN, HANGS, ROOT, ScriptedGate, ScriptedWay, late, opened, says, warped
+from gate_kit import CUT, DOWN, HANGS, ROOT, ScriptedGate, ScriptedWay, elapse, late, opened, says, warped
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -86,7 +86,7 @@ class Model:
             await asyncio.sleep(0)
 
     async def wait(self, seconds):
-        await asyncio.sleep(seconds)
+        await elapse(seconds)
         if seconds > DEADLINE_S + 1:
             self.collect()
             assert self.callers == []
@@ -129,7 +129,7 @@ class Model:
         """Room on disk, everything that is under way at its end, and another start."""
         self.room.store.full = 0
         self.room.spool.check_disk()
-        await asyncio.sleep(2 * DEADLINE_S)
+        await elapse(2 * DEADLINE_S)
         await self.room.spool.barrier()
         self.check()
         await self.crash(None)
