@@ -1,17 +1,23 @@
 """`agentd sidecar` and `agentd dev` with a real command: environment, signals, exit status, what remains and who takes it over."""
 
+import asyncio
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from harness import AGENT, clean_environment
+
+from agentd.spool.journal import Journal
+from agentd.spool.ledger import Limits
+from agentd.spool.recovery import open_spool
 
 AGENTD = (sys.executable, "-m", "agentd")
 SAY_ENVIRONMENT = "import json,os; print(json.dumps(dict(os.environ)))"
@@ -35,6 +41,43 @@ def env(world):
     )  # fmt: skip
     found.pop("AGENTD_SOCKET", None)
     return found
+
+
+@pytest.fixture(autouse=True)
+def _books(world, caplog):
+    """Promise 8: whatever a sidecar was told is delivered, queued or dead in the books of its folder, and the disk agrees."""
+    yield
+    for folder in sorted((world.folder / "state").glob("sidecars/*-*")):
+        books, live = asyncio.run(_found(folder))
+        assert {name: admitted - ended for name, (admitted, ended) in books.items()} == live
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("agentd.spool")] == []
+
+
+async def _found(folder):
+    """(admitted, ended) and what is queued, by destination; a damaged folder would be repaired aloud, and is refused here."""
+    limits = Limits({}, 2**30, 2**30, 2**20, 2**20, 10)
+    spool = await open_spool(
+        folder,
+        sync="full",
+        limits=limits,
+        identities={},
+        journal=Journal(10**15, 10**9),
+        now_us=lambda: time.time_ns() // 1000,
+    )
+    try:
+        lines = list(spool.books.lines())
+        assert not [line for line in lines if line.state == "quarantined"]
+        books = {
+            name: (
+                sum(line.records for line in lines if (line.destination, line.state) == (name, "admitted")),
+                sum(line.records for line in lines if line.destination == name and line.state != "admitted"),
+            )
+            for name in spool.queues
+        }
+        return books, {name: queue.live for name, queue in spool.queues.items()}
+    finally:
+        spool.start()
+        await spool.close()
 
 
 def sidecar(env, *command, options=(), verb="sidecar", within_s=40):
