@@ -30,6 +30,7 @@ from agentd.client.find import NoDaemon
 from agentd.client.http import Heard, Unheard, exchange, request
 from agentd.client.verdict import (
     NO_GATE,
+    OWN_KEY,
     GateDenied,
     GateKeyConflict,
     GateRefused,
@@ -137,7 +138,7 @@ def nobody(question: Question, reason: str) -> Verdict:
 
 def ask(question: Question, now: Callable[[], float] = monotonic) -> Steps[Verdict]:
     """Ask, and hear the verdict. Raises GateRefused where the agent's author is at fault, never for a missing daemon."""
-    key = question.key or f"client:{uuid4()}"
+    key = question.key or f"{OWN_KEY}{uuid4()}"
     end = now() + question.deadline_s
     pause = _FIRST_PAUSE_S
     sent = False

@@ -20,6 +20,7 @@ from agentd.errors import AgentdError
 
 Word = Literal["allow", "deny", "review", "pending", "unavailable"]
 WORDS: tuple[Word, ...] = get_args(Word)
+OWN_KEY = "client:"  # begins a key that we make for a question without one; agentd forgets it soon
 NO_GATE = "no-gate:"  # begins the id of a verdict that no agentd gave: records naming it are dead, `gate_unavailable`
 _MAX_QUOTED = 200  # characters of an answer that is quoted in a reason
 

@@ -35,7 +35,7 @@ class Stand(Struct, frozen=True):
         wait_s = max(self.timeout_s, door.patience_s)
         return wait_s if door.limit_s is None else min(wait_s, door.limit_s)
 
-    def headers(self, called: Called, body: bytes, key: str = "") -> dict[str, str]:
+    def headers(self, called: Called, body: bytes) -> dict[str, str]:
         """What goes out with a call, the platform's key among it."""
-        sending = Sending(self.api_key, key, called.now_us / 1e6, body, self.signing_secret)
+        sending = Sending(self.api_key, "", called.now_us / 1e6, body, self.signing_secret)
         return outgoing(called.headers, self.platform.headers(sending), self.stand_in.headers)

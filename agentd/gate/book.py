@@ -15,13 +15,13 @@ from agentd.gating import Word
 from agentd.spool.gaterows import Brief, GateRow, Step, Stored, brief_of
 
 UNKEYED = 10_000
-OWN_KEY = "client:"  # how the keys begin that the client library makes (agentd.client.gates)
+OWN_KEY = "client:"  # how the keys begin that the client library makes (agentd.client.verdict)
 _OWN_KEY_US = 600 * 10**6
 UNDER_WAY = 4096  # gates at once, each with a connection of its own to the platform
 _SHARE = (
     0.75  # of what there is for gates: more than this is nobody's alone, or one agent could take everybody's gates away
 )
-_COLUMNS = 512  # bytes of a row beside request and response, generously
+_COLUMNS = 512  # bytes that a row usually takes beside request and response; a long reason or note is more
 # Bytes of a gate's entry in memory beside its key. By tracemalloc 672 with a key of 43 characters, 20,000 gates; dicts grow in steps.
 _INDEX = 700
 _MAX_KEY = 300

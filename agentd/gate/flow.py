@@ -48,7 +48,7 @@ def decided(gate: GateRow, ruling: Ruling, now_us: int, *, proceed: bool = False
 
 
 class Flow:
-    """See the module. `run` is the task's; everybody else may look, and wait with `heard` and `last_word`."""
+    """See the module. `ask`, `conclude` and `wrap_up` are its task's; everybody else may look, and wait with `heard` and `last_word`."""
 
     def __init__(
         self,

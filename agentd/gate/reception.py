@@ -1,7 +1,7 @@
 """Who may ask what of whom: from a question as it was asked to a gate that may be put on record. Reads, and changes nothing.
 
 In this order: the agent (its own word, else that of its run), the destination, whose run it is, the key of an earlier asking,
-the platform's own rules for the fields, and whose name the question gives itself.
+whose name the question gives itself, and the platform's own rules for the fields.
 """
 
 from __future__ import annotations

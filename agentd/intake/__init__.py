@@ -1,7 +1,7 @@
 """Intake: from a connection's bytes to records that are admitted, or refused with the reason.
 
 `server` and `routes` hold sockets and decide nothing; `admit` and `dedupe` decide and hold no socket. What they need of
-the rest of the daemon are the two protocols here, which the composition root fills.
+the rest of the daemon are the three protocols here, which the composition root fills.
 """
 
 from __future__ import annotations

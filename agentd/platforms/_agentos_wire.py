@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from agentd.exchange import ANSWER_BYTES, Response
+from agentd.exchange import Response
 
 _STATUS_OF_CODE = {"UNAUTHENTICATED": 401, "PAYMENT_REQUIRED": 402, "RATE_LIMITED": 429}
 
@@ -40,11 +40,6 @@ def by_code(answer: Response, envelope: Envelope | None) -> Response:
     error = envelope.error if envelope is not None else None
     status = _STATUS_OF_CODE.get(error.code) if error else None
     return answer if status is None else Response(status, answer.headers, answer.body)
-
-
-def is_cut(answer: Response) -> bool:
-    """An envelope of which we have the beginning only: what the platform says after that is nothing that we ask for."""
-    return len(answer.body) >= ANSWER_BYTES and answer.body.lstrip().startswith(b"{")
 
 
 def reason_of(answer: Response, envelope: Envelope | None) -> str:

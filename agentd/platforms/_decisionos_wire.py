@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
-from agentd.exchange import ANSWER_BYTES, Attempt, Response, Unencodable
-from agentd.platforms.base import retry_after
+from agentd.exchange import Attempt, Response, Unencodable
+from agentd.platforms._sdk import camel
+from agentd.platforms.base import array_of, object_of, retry_after
 from agentd.records import Decision
 
 PREFIX = "/api/public/v1"
@@ -21,26 +22,9 @@ _MILLISECONDS = 1e11  # seconds since 1970 come here in the year 5138
 LABELS = ("trace_id", "run_id", "span_id", "parent_span_id")  # free words for the platform: never replaced by its ids
 
 
-def _camel(name: str) -> str:
-    head, *rest = name.split("_")
-    return head + "".join(word.capitalize() for word in rest)
-
-
-def array(value: Raw) -> Raw:
-    """The JSON value as the array that Decision OS demands: anything else is its only element."""
-    text = bytes(value).strip()
-    return value if text.startswith(b"[") else Raw(b"[" + text + b"]")
-
-
-def object_of(value: Raw) -> Raw:
-    """The JSON value as the object that Decision OS demands: anything else goes under `value`."""
-    text = bytes(value).strip()
-    return value if text.startswith(b"{") else Raw(b'{"value":' + text + b"}")
-
-
 def _elements(value: Raw) -> list[Any]:
     """The elements of an array of texts and objects; a null among them or in an object is left out."""
-    return [_without_nulls(one) for one in _decode_list(array(value)) if bytes(one).strip() != b"null"]
+    return [_without_nulls(one) for one in _decode_list(array_of(value)) if bytes(one).strip() != b"null"]
 
 
 def _without_nulls(element: Raw) -> Any:
@@ -75,8 +59,8 @@ _DECISION_FREE: dict[str, Callable[[Raw], Any]] = {
     "options": _options,
     "assumptions": _elements,
     "parameters": object_of,
-    "tool_calls": array,  # an array here, an object in a snapshot
-    "mcp_servers": array,
+    "tool_calls": array_of,  # an array here, an object in a snapshot
+    "mcp_servers": array_of,
 }
 
 
@@ -106,11 +90,11 @@ def decision_body(record: Decision) -> dict[str, Any]:
 
 def given_fields(record: Struct, plain: Sequence[str], free: Mapping[str, Callable[[Raw], Any]]) -> dict[str, Any]:
     """What is given of a record's fields, under the platform's names."""
-    found = {_camel(name): getattr(record, name) for name in plain if getattr(record, name) is not None}
+    found = {camel(name): getattr(record, name) for name in plain if getattr(record, name) is not None}
     for name, form in free.items():
         value = getattr(record, name)
         if value is not UNSET and bytes(value).strip() not in (b"", b"null"):
-            found[_camel(name)] = form(value)
+            found[camel(name)] = form(value)
     return found
 
 
@@ -132,11 +116,6 @@ def read(body: bytes) -> Body:
     reset_at = found.get("resetAt") or (data.get("resetAt") if isinstance(data, dict) else None)
     id_ = named if isinstance(named, str) and named.strip() else ""
     return Body(bool(id_ or text), id_, text[:_REASON_CHARS], reset_at)
-
-
-def is_cut(answer: Response) -> bool:
-    """An object of which we have the beginning only."""
-    return len(answer.body) >= ANSWER_BYTES and answer.body.lstrip().startswith(b"{")
 
 
 def until_reset(answer: Response, body: Body, attempt: Attempt) -> float | None:

@@ -32,8 +32,8 @@ from agentd.identity import text_of
 from agentd.outcomes import Delivered, Learned, Pause, Reject, Retry, Scope, Unknown, Verdict
 from agentd.platforms._agentos_gates import GATES
 from agentd.platforms._agentos_sdk import STAND_IN
-from agentd.platforms._agentos_wire import Envelope, by_code, envelope_in, is_cut, reason_of
-from agentd.platforms.base import by_status, lost, with_extra
+from agentd.platforms._agentos_wire import Envelope, by_code, envelope_in, reason_of
+from agentd.platforms.base import by_status, is_cut, lost, with_extra
 from agentd.records import TYPES, Event, Json, RunCancel, RunComplete, RunFail, RunStart, Span, Task, Time
 from agentd.standin import StandIn
 
@@ -162,7 +162,7 @@ def _start(record: RunStart, item: Item, context: Context) -> _Start:
     return _Start(
         agent_id=agent,
         trigger_type=record.trigger_type or "sdk",
-        input=_object(record.input),
+        input=object_of(record.input),
         external_run_id=record.external_run_id or record.run_id,
         parent_run_id=None if parent is None else context.resolve("run", parent),
     )
@@ -214,7 +214,7 @@ def _single(record: Any, run_id: str) -> dict[str, Any]:
             usage = {} if record.usage is None else msgspec.structs.asdict(record.usage)
             return {"run_id": run_id} | _set({"output": _given(record.output), **usage})
         case RunFail():
-            detail = None if _given(record.error_detail) is None else _object(record.error_detail)
+            detail = None if _given(record.error_detail) is None else object_of(record.error_detail)
             return {"run_id": run_id, "error_message": record.error_message[:_ERROR_MESSAGE_CHARS]} | _set(
                 {"error_detail": detail}
             )
@@ -235,7 +235,7 @@ def _given(value: Json) -> Raw | None:
     return None if value is UNSET or bytes(value).strip() in (b"", b"null") else value
 
 
-def _object(value: Json) -> Raw:
+def object_of(value: Json) -> Raw:
     """The JSON value as the object that AgentOS demands: absent is `{}`, anything else goes under `value`."""
     given = _given(value)
     if given is None:
@@ -245,7 +245,7 @@ def _object(value: Json) -> Raw:
 
 def _payload(value: Json, record_id: bytes | None) -> Raw:
     """The payload as an object, with the record's id as its first key, whatever the agent put there itself."""
-    payload = _object(value)
+    payload = object_of(value)
     if record_id is None:
         return payload
     data = bytes(payload).strip()

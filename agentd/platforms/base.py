@@ -12,7 +12,7 @@ from datetime import UTC
 import msgspec
 from msgspec import Raw
 
-from agentd.exchange import Attempt, Call, Lost, Response
+from agentd.exchange import ANSWER_BYTES, Attempt, Call, Lost, Response
 from agentd.outcomes import Cause, Delivered, Pause, Reject, Retry, Scope, Split, Verdict
 
 _TRANSIENT = frozenset({408, 425})
@@ -78,3 +78,20 @@ def retry_after(headers: Mapping[str, str], now_s: float) -> float | None:
             return None
         wait = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now_s
     return min(max(wait, 0.0), _MAX_RETRY_AFTER_S) if wait == wait else None  # noqa: PLR0124 - NaN
+
+
+def is_cut(answer: Response) -> bool:
+    """An object of which we have the beginning only."""
+    return len(answer.body) >= ANSWER_BYTES and answer.body.lstrip().startswith(b"{")
+
+
+def array_of(value: Raw) -> Raw:
+    """The JSON value as an array: anything else is its only element."""
+    text = bytes(value).strip()
+    return value if text.startswith(b"[") else Raw(b"[" + text + b"]")
+
+
+def object_of(value: Raw) -> Raw:
+    """The JSON value as an object: anything else goes under `value`."""
+    text = bytes(value).strip()
+    return value if text.startswith(b"{") else Raw(b'{"value":' + text + b"}")

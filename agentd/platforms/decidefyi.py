@@ -20,7 +20,6 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from agentd.exchange import (
-    ANSWER_BYTES,
     Attempt,
     Call,
     Context,
@@ -49,7 +48,7 @@ from agentd.platforms._decidefyi_wire import (
     until_s,
     wait_s,
 )
-from agentd.platforms.base import by_status, lost, with_extra
+from agentd.platforms.base import array_of, by_status, is_cut, lost, object_of, with_extra
 from agentd.records import TYPES
 from agentd.standin import StandIn
 
@@ -75,26 +74,14 @@ def _text(value: Raw) -> Raw | str:
     return value if text.startswith(b'"') else text.decode()
 
 
-def _array(value: Raw) -> Raw:
-    """The JSON value as an array: anything else is its only element."""
-    text = bytes(value).strip()
-    return value if text.startswith(b"[") else Raw(b"[" + text + b"]")
-
-
-def _object(value: Raw) -> Raw:
-    """The JSON value as an object: anything else goes under `value`."""
-    text = bytes(value).strip()
-    return value if text.startswith(b"{") else Raw(b'{"value":' + text + b"}")
-
-
 # Free JSON of our records whose form decide.fyi documents. What is not here goes as it was written.
 _SHAPES: Mapping[str, Callable[[Raw], Raw | str]] = {
     "mutation": _text,
-    "evidence_refs": _array,
-    "executor": _object,
-    "action_binding": _object,
-    "observed_metrics": _object,
-    "field_mapping": _object,
+    "evidence_refs": array_of,
+    "executor": object_of,
+    "action_binding": object_of,
+    "observed_metrics": object_of,
+    "field_mapping": object_of,
 }
 
 
@@ -135,7 +122,7 @@ class Decide:
             return lost(call, answer) or Unknown(answer.reason)
         body = object_in(answer.body)
         success = 200 <= answer.status < 300  # noqa: PLR2004 - which of them is a receipt's, no source says
-        if success and (_is_receipt(call, body) or _cut(answer)):
+        if success and (_is_receipt(call, body) or is_cut(answer)):
             return Delivered()
         reason = reason_of(answer, body)
         ours = is_envelope(body)
@@ -199,11 +186,6 @@ def _is_receipt(call: Call, body: Mapping[str, Any]) -> bool:
     wrapped = body.get(place)
     receipt = wrapped if isinstance(wrapped, dict) else body
     return any(text_in(receipt, name) for name in names)
-
-
-def _cut(answer: Response) -> bool:
-    """An object of which we have the beginning only: a receipt may quote what we sent."""
-    return len(answer.body) >= ANSWER_BYTES and answer.body.lstrip().startswith(b"{")
 
 
 def _by_code(answer: Response, body: Mapping[str, Any], attempt: Attempt, reason: str) -> Verdict | None:

@@ -39,12 +39,10 @@ from agentd.platforms._decisionos_wire import (
     Body,
     decision_body,
     given_fields,
-    is_cut,
-    object_of,
     read,
     until_reset,
 )
-from agentd.platforms.base import by_status, lost, with_extra
+from agentd.platforms.base import by_status, is_cut, lost, object_of, with_extra
 from agentd.records import TYPES, Decision, Snapshot
 from agentd.standin import StandIn
 

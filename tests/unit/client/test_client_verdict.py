@@ -6,7 +6,8 @@ import pickle
 import pytest
 
 from agentd import AgentdError, GateDenied, GateKeyConflict, GateRefused, GateTimeout, Verdict, queued
-from agentd.client.verdict import NO_GATE, WORDS, read_fault, read_verdict
+from agentd.client.verdict import NO_GATE, OWN_KEY, WORDS, read_fault, read_verdict
+from agentd.gate import book
 from agentd.gating import Word
 
 ANSWER = {
@@ -37,6 +38,7 @@ def test_the_words_are_the_daemons():
 def test_what_the_client_makes_up_is_known_to_the_daemon():
     """Both know by what an id begins that no agentd gave."""
     assert queued.NO_GATE == NO_GATE
+    assert book.OWN_KEY == OWN_KEY
 
 
 def test_an_answer_becomes_a_verdict():
