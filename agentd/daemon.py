@@ -208,7 +208,7 @@ class Daemon:
 
     async def run(self) -> int:
         """From start to end. Returns the exit status: 1 if a part of the daemon died, 0 otherwise."""
-        with contextlib.nullcontext() if self._beside else _signals(self.stop):
+        with contextlib.nullcontext() if self._beside else signals_to(self.stop):
             async with contextlib.AsyncExitStack() as stack:
                 spool = await self._open_spool()
                 stack.push_async_callback(spool.close)
@@ -420,7 +420,7 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def _signals(handler: Callable[[], None]) -> Iterator[None]:
+def signals_to(handler: Callable[[], None]) -> Iterator[None]:
     """SIGTERM and SIGINT call `handler`; afterwards they do what they did before."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from agentd.daemon import Daemon
+from agentd.daemon import Daemon, signals_to
 from agentd.errors import StateError
 
 # What a supervisor or a shell sends to a program that it wants to end, reload or resize
@@ -48,7 +48,7 @@ async def run_beside(daemon: Daemon, command: Sequence[str], env: Callable[[], M
         code = await run_command(command, env(), files)
     finally:
         daemon.stop()
-        with _passing(daemon.stop):  # an impatient second SIGTERM ends the draining
+        with signals_to(daemon.stop):  # an impatient second SIGTERM ends the draining
             failed = await running
     return code or failed
 
@@ -60,7 +60,7 @@ async def deliver(daemon: Daemon) -> int:
     await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
     ready.cancel()
     daemon.stop()
-    with _passing(daemon.stop):
+    with signals_to(daemon.stop):
         return await running
 
 
@@ -113,18 +113,6 @@ def _handing_on(pid: int) -> Iterator[None]:
         yield
     finally:
         for number in [*numbers, *ignored]:
-            loop.remove_signal_handler(number)
-
-
-@contextlib.contextmanager
-def _passing(stop: Callable[[], None]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 
 

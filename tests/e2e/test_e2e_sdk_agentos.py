@@ -390,6 +390,7 @@ def test_a_question_to_a_person(standing, hosted, aos):
     platforms_run = standing.world.platform.run("asking")["id"]
     sent = [body for _, body in hosted.asked]
     assert sent[0] == {"run_id": platforms_run, "prompt": "Send it?", "timeout_seconds": 60, "context": {"amount": 7}}
+    assert len(sent) > 1
     assert all(body["request_id"] == "q-1" and body["run_id"] == platforms_run for body in sent[1:])
     (gate,) = gates(standing)
     assert (gate["gate"], gate["destination"]) == ("human_input", "agentos")
