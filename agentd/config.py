@@ -136,6 +136,7 @@ class Shutdown(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Runs(Struct, frozen=True, forbid_unknown_fields=True):
     keep: Duration = Duration(7 * 86400)
+    orphan_grace: Duration = Duration(30)
 
 
 class Memory(Struct, frozen=True, forbid_unknown_fields=True):

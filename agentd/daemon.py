@@ -42,6 +42,7 @@ from agentd.intake.admit import Admission
 from agentd.intake.admit import Limits as AdmitLimits
 from agentd.intake.dedupe import Window
 from agentd.intake.gates import add_gates
+from agentd.intake.reaper import Reaper
 from agentd.intake.routes import build_app
 from agentd.intake.routing import Route
 from agentd.intake.routing import Table as RoutingTable
@@ -220,8 +221,9 @@ class Daemon:
                     for name, target in self.targets.items()
                 }
                 couriers = self._couriers(spool, ways)
-                sink = await self._sink(spool)
+                sink, reaper = await self._sink(spool)
                 stack.push_async_callback(sink.close)
+                stack.callback(reaper.close)
                 keeper = build_keeper(
                     self.targets, self.config, ways=ways, spool=spool, sink=sink, trusted_uids=self._trusted
                 )
@@ -255,14 +257,14 @@ class Daemon:
                 await server[0].start()
                 stack.push_async_callback(server[0].aclose)
                 self.http_url = server[0].http_url or ""
-                await stack.enter_async_context(self._running(couriers, spool, sink, keeper))
+                await stack.enter_async_context(self._running(couriers, spool, sink, keeper, reaper))
                 places = " and ".join(filter(None, (self.config.listen.socket, self.http_url)))
                 log.info("agentd %s takes records at %s", __version__, places, extra={"action": "started"})
                 self.ready.set()
                 await self._stop.wait()
                 control.draining = True
                 log.info("stopping", extra={"action": "stopping"})
-                await self._drain(spool, couriers, server[0], keeper)
+                await self._drain(spool, couriers, server[0], keeper, reaper)
         log.info("stopped", extra={"action": "stopped"})
         return int(self._failed)
 
@@ -279,11 +281,11 @@ class Daemon:
 
     @contextlib.asynccontextmanager
     async def _running(
-        self, couriers: dict[str, Courier], spool: Spool, sink: SpoolSink, keeper: Keeper
+        self, couriers: dict[str, Courier], spool: Spool, sink: SpoolSink, keeper: Keeper, reaper: Reaper
     ) -> AsyncIterator[None]:
         """The couriers and the housekeeping, until the block ends."""
         tasks = [asyncio.create_task(courier.run(), name=f"courier {name}") for name, courier in couriers.items()]
-        tasks.append(asyncio.create_task(self._housekeeping(spool, sink, keeper), name="housekeeping"))
+        tasks.append(asyncio.create_task(self._housekeeping(spool, sink, keeper, reaper), name="housekeeping"))
         for task in tasks:
             self._watch(task)
         try:
@@ -336,7 +338,7 @@ class Daemon:
             couriers[name] = courier
         return couriers
 
-    async def _sink(self, spool: Spool) -> SpoolSink:
+    async def _sink(self, spool: Spool) -> tuple[SpoolSink, Reaper]:
         config = self.config
         shelf = SpoolShelf(spool)
         window = Window(config.intake.dedupe_window)
@@ -353,8 +355,9 @@ class Daemon:
                     extra={"action": "quarantine"},
                 )
         shelf.drop_streams(known.prune(now_us() - _STREAM_KEEP_US))
+        table = RoutingTable(target.route() for target in self.targets.values())
         admission = Admission(
-            RoutingTable(target.route() for target in self.targets.values()),
+            table,
             shelf,
             window,
             AdmitLimits(int(config.intake.max_record_bytes), config.intake.max_depth),
@@ -362,7 +365,8 @@ class Daemon:
             self._trusted,
             grants=self.access.grant,
         )
-        return SpoolSink(
+        reaper = Reaper(shelf, table, float(config.runs.orphan_grace), config.intake.max_connections)
+        sink = SpoolSink(
             admission,
             shelf,
             window,
@@ -370,9 +374,12 @@ class Daemon:
             max_frame_bytes=int(config.intake.max_frame_bytes),
             now_us=now_us,
             clock=time.monotonic,
+            runs=reaper,
         )
+        await reaper.start(sink)
+        return sink, reaper
 
-    async def _housekeeping(self, spool: Spool, sink: SpoolSink, keeper: Keeper) -> None:
+    async def _housekeeping(self, spool: Spool, sink: SpoolSink, keeper: Keeper, reaper: Reaper) -> None:
         clock = AgeingClock(now_us(), time.monotonic())
         keep_us = int(self.config.runs.keep * 1e6)
         ticks = 0
@@ -382,13 +389,17 @@ class Daemon:
             ageing_us = clock.now_us(now_us(), time.monotonic())
             spool.tick(ageing_us, keep_us)
             keeper.tick()
+            reaper.tick()
             if ticks % _VACUUM_EVERY_TICKS == 0:
                 spool.drop_rows(Table.STREAM, sink.prune(ageing_us - _STREAM_KEEP_US))
                 while await spool.vacuum():
                     await asyncio.sleep(0)
 
-    async def _drain(self, spool: Spool, couriers: dict[str, Courier], server: Server, keeper: Keeper) -> None:
+    async def _drain(
+        self, spool: Spool, couriers: dict[str, Courier], server: Server, keeper: Keeper, reaper: Reaper
+    ) -> None:
         """Take nothing more, answer gates and send what is queued, due or not, within `drain_timeout` and while things move."""
+        reaper.stop()
         drain_s = float(self.config.shutdown.drain_timeout)
         deadline = time.monotonic() + drain_s
         for courier in couriers.values():
@@ -397,6 +408,8 @@ class Daemon:
         gates = asyncio.create_task(self._answer_gates(keeper, deadline), name="last gates")
         await server.aclose(_LAST_ANSWERS_S + (drain_s if keeper.under_way else 0.0))
         await gates
+        if self._beside:  # nobody comes after the command: what it has left open is not kept for a later start
+            reaper.end_all()
         for courier in couriers.values():
             courier.flush()  # what the last messages and gates brought
         while time.monotonic() < deadline and not self._hurry.is_set():

@@ -8,6 +8,7 @@ AgentdError
 ├── WireError        the peer speaks no dialect of ours; the connection is closed after the answer
 ├── StateError       the operator looks at the state folder or the socket (exit code 1)
 │   ├── AlreadyRunning   another daemon holds the socket or the folder
+│   ├── NewerFormat      the operator starts the newer agentd that wrote the spool
 │   └── SpoolDamaged     a row can't be trusted; it is set aside, never guessed at
 └── SpoolFull        the client keeps the record and comes back
 """
@@ -61,6 +62,15 @@ class StateError(AgentdError):
 
 class AlreadyRunning(StateError):  # noqa: N818 - a state that is found, named as the reader would say it
     """Another agentd is running here."""
+
+
+class NewerFormat(StateError):  # noqa: N818 - as above
+    """The spool is of a newer agentd."""
+
+    def __init__(self, found: int, known: int) -> None:
+        super().__init__(
+            f"the spool has format {found}, this agentd knows {known}: start the newer agentd that wrote it"
+        )
 
 
 class SpoolDamaged(StateError):  # noqa: N818 - as above

@@ -94,8 +94,16 @@ def is_anothers(ref: Ref, whose: Ref | Source) -> bool:
     return ref.uid != whose.uid or bool(ref.agent and whose.agent and ref.agent != whose.agent)
 
 
+class Try(Struct, frozen=True, array_like=True):
+    """One try of a batch that came to nothing. `status` is the platform's, None where there was no answer."""
+
+    at_us: int
+    status: int | None
+    reason: str
+
+
 class Death(Struct):
-    """Why a batch's records are buried."""
+    """Why a batch's records are buried. `history` holds its last tries, the oldest first."""
 
     cause: Cause
     reason: str
@@ -103,3 +111,4 @@ class Death(Struct):
     status: int | None = None
     answer: str = ""
     key: str = ""
+    history: tuple[Try, ...] = ()

@@ -149,6 +149,7 @@ class MemoryOutbox:
         self.auto_commit = auto_commit
         self.entries: dict[str, list[Entry]] = {}
         self.delivered: list[Entry] = []
+        self.tries: list[int] = []  # of each delivered record
         self.dead: list[tuple[Entry, Death]] = []
         self.stale: list[Entry] = []
         self.blocked: set[str] = set()
@@ -250,7 +251,10 @@ class MemoryOutbox:
         self._add_seal(seal)
         return self._waiter()
 
-    def settle(self, seal: Seal, entries: Sequence[Entry], learned: Iterable[Learned]) -> asyncio.Future[None]:
+    def settle(
+        self, seal: Seal, entries: Sequence[Entry], learned: Iterable[Learned], tries: int = 1
+    ) -> asyncio.Future[None]:
+        self.tries.extend([tries] * len(entries))
         self.log.append(("settle", seal.key))
         for one in learned:
             ref = self._refs.get((one.kind, one.local_id))

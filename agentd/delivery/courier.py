@@ -23,7 +23,7 @@ from agentd.delivery.sealing import Sealer, Wait
 from agentd.delivery.settings import Settings
 from agentd.exchange import Attempt, Lost, Platform, Request, Response, Sending, Transport, Unencodable
 from agentd.outcomes import Cause, Delivered, Pause, Reject, Retry, Scope, Split, Unknown, Verdict
-from agentd.queued import Death, Entry, Seal
+from agentd.queued import Death, Entry, Seal, Try
 
 log = logging.getLogger("agentd.delivery")
 
@@ -216,7 +216,7 @@ class Courier:
 
     async def _deliver(self, lane: Lane, seal: Seal | None, entries: list[Entry]) -> None:
         if seal is not None and not entries:
-            await self._outbox.settle(seal, [], ())  # all of it ended otherwise
+            await self._outbox.settle(seal, [], (), 0)  # all of it ended otherwise
             return
         try:
             if seal is None:  # what a sealed batch needed was settled before it was sealed
@@ -270,6 +270,9 @@ class Courier:
         self, verdict: Verdict, lane: Lane, seal: Seal, entries: list[Entry], answer: Response | Lost
     ) -> None:
         now = self._clock()
+        if not isinstance(verdict, Delivered):
+            status = answer.status if isinstance(answer, Response) else None
+            lane.note_try(Try(self._now_us(), status, verdict.reason))
         match verdict:
             case Delivered():
                 await self._settle(lane, seal, entries, verdict)
@@ -287,14 +290,16 @@ class Courier:
                 await self._bury(lane, seal, entries, death)
 
     async def _settle(self, lane: Lane, seal: Seal, entries: list[Entry], verdict: Delivered) -> None:
+        tries = lane.failures + 1
         self.lanes.succeeded(lane)
+        lane.history = []
         self.counts.records += len(entries)
         if self.circuit.delivered(self._clock()):
             log.info("%s: delivers again", self.settings.name, extra={"action": "resumed"})
             self.lanes.forgive()  # what failed with everything else is no poison
             for key in self.lanes.release():
                 self._outbox.unblock(key)
-        future = self._outbox.settle(seal, entries, verdict.learned)
+        future = self._outbox.settle(seal, entries, verdict.learned, tries)
         if verdict.learned:  # others may wait for these ids, and must not be sent before the ids are on disk
             await future
             for key in self.lanes.release(self.lanes.waiting_for_references()):
@@ -367,6 +372,7 @@ class Courier:
             extra={"action": "buried", "cause": str(death.cause)},
         )  # fmt: skip
         self.lanes.succeeded(lane)
+        lane.history = []
         await self._outbox.bury(seal, entries, death)
 
     async def _bury_one(self, seal: Seal | None, entries: list[Entry], error: Unencodable) -> None:
@@ -406,4 +412,4 @@ class Courier:
 def _death(cause: Cause, reason: str, lane: Lane, seal: Seal, answer: Response | Lost | None) -> Death:
     status = answer.status if isinstance(answer, Response) else None
     text = answer.body.decode(errors="replace")[:_ANSWER_CHARS] if isinstance(answer, Response) else ""
-    return Death(cause, reason, lane.failures + 1, status, text, seal.key)
+    return Death(cause, reason, lane.failures + 1, status, text, seal.key, tuple(lane.history))

@@ -11,6 +11,10 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from agentd.queued import Try
+
+TRIES_KEPT = 16
+
 
 class Hold(StrEnum):
     """Why a lane waits for a time; all but GATHERING block it, so that its records may leave memory."""
@@ -32,6 +36,12 @@ class Lane(Struct):
     reason: str = ""
     failures: int = 0
     first_failure: float = 0.0
+    history: list[Try] = []  # what came to nothing since the last delivery, at most TRIES_KEPT, the oldest first
+
+    def note_try(self, tried: Try) -> None:
+        """Remember a try that came to nothing; the first ones go first, since the last ones say how it stands."""
+        self.history.append(tried)
+        del self.history[:-TRIES_KEPT]
 
 
 class Lanes:

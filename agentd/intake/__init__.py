@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
 from agentd.errors import AgentdError, Forbidden
+from agentd.intake.orphans import Process
+from agentd.queued import Entry, Ref
 from agentd.wire import Ack, Hello, Message
 
 _GLOB = re.compile(r"[*?\[]")
@@ -27,6 +30,7 @@ class Peer(Struct, frozen=True, gc=False):
     gid: int
     pid: int
     token: int = -1  # over TCP: which of `[[security.tokens]]` it showed; -1 on the Unix socket
+    process: Process | None = None  # of a connection that owns the runs which it starts (`Sink.claim`)
 
     @property
     def local(self) -> bool:
@@ -88,6 +92,13 @@ class Sink(Protocol):
         """The answer to a hello; counts what the client says it has lost. Raises WireError for a malformed stream id."""
         ...
 
+    def claim(self, hello: Hello, peer: Peer, transport: asyncio.Transport) -> Peer:
+        """The peer as the owner of the runs that it starts, after a hello that said `owns_runs`.
+
+        As it was where nothing can be known of its process.
+        """
+        ...
+
     def submit(
         self, message: Message, peer: Peer, *, stream: str | None, origin: str, hold: bool
     ) -> asyncio.Future[Ack]:
@@ -101,6 +112,29 @@ class Sink(Protocol):
 
     def refuse(self, cause: str, detail: str, peer: Peer) -> None:
         """Count (and log, at a bounded rate) a message that was no message: bad JSON, oversized frame, half a frame."""
+        ...
+
+
+class OwnerRows(NamedTuple):
+    """What goes to disk with a message for the sake of its runs' owners, and who hears what became of it."""
+
+    puts: list[Any]
+    done: Callable[[asyncio.Future[None]], None]
+
+
+class Runs(Protocol):
+    """Who owns which run, as the sink tells it (`reaper`)."""
+
+    def status(self) -> dict[str, int]:
+        """How many runs are watched, and how many were ended since the start because their process was gone."""
+        ...
+
+    def claim(self, hello: Hello, peer: Peer, transport: asyncio.Transport) -> Peer: ...
+
+    def admitted(
+        self, copies: Mapping[str, Sequence[Entry]], introduced: Sequence[Ref], process: Process | None
+    ) -> OwnerRows | None:
+        """Records that are on their way to disk; `process` is their sender's, if it owns runs. None: nothing changes."""
         ...
 
 

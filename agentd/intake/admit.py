@@ -24,6 +24,7 @@ from agentd.identity import text_of
 from agentd.intake import Grant, Peer
 from agentd.intake.dedupe import Part, Seen, Window, digest
 from agentd.intake.order import Place, Turns
+from agentd.intake.orphans import Process
 from agentd.intake.routing import Route, Table
 from agentd.intake.whose import Owners, Refusal, Whose
 from agentd.outcomes import Cause
@@ -64,6 +65,7 @@ class Admitted(Struct):
     full: list[tuple[int, Record]] = field(default_factory=list)  # refused for want of room, with their places in it
     waiting: set[Place] = field(default_factory=set)  # where `full` waits
     placed: list[tuple[int, list[str]]] = field(default_factory=list)  # with `hold`: which copies are whose
+    process: Process | None = None  # the sender's, if its connection owns runs
     lacking: dict[int, list[str]] = field(default_factory=dict)  # if nothing of this is kept: who lacks a part; []: all
     sizes: dict[str, int] = field(default_factory=dict)  # by destination, of what was accepted so far
 
@@ -138,7 +140,7 @@ class Admission:
         `turned_away` is the stream's memory of what has to come first (`order.Turns.away`), `seq` the message's. With `hold` the refused wait
         here, and `behind` says where others wait already.
         """
-        outcome = Admitted(Turns({} if turned_away is None else turned_away, seq, hold))
+        outcome = Admitted(Turns({} if turned_away is None else turned_away, seq, hold), process=peer.process)
         if behind:
             outcome.turns.wait_behind(behind)
         sender = _Sender(peer, self._grants(peer), origin, now_us)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from typing import Any, Protocol
 
 from agentd.errors import WireError
@@ -29,6 +29,14 @@ class Fault(StrEnum):
     UNAUTHORIZED = "unauthorized"  # over TCP, without a local token of ours
     FOREIGN_PAGE = "foreign_page"  # over TCP, with a Host, Origin or Sec-Fetch-Site that is not ours: a browser's
     TOO_MANY_CONNECTIONS = "too_many_connections"  # above intake.max_connections
+
+
+class Debt(Enum):
+    """What a connection owes us; it is given `intake.frame_timeout` for it."""
+
+    FIRST_BYTE = auto()
+    REST = auto()  # of a message that has begun
+    READING = auto()  # of our answers
 
 
 class Reader:

@@ -13,7 +13,6 @@ import logging
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from enum import Enum, auto
 from functools import partial
 from http import HTTPStatus
 from typing import cast
@@ -24,7 +23,7 @@ from agentd.config import Config
 from agentd.errors import AgentdError, WireError
 from agentd.intake import Peer, Sink, Waiting
 from agentd.intake.answers import last_answer
-from agentd.intake.connection import Budget, Fault, FrameReader, LineReader, Outbox, Share, Shared, Watch
+from agentd.intake.connection import Budget, Debt, Fault, FrameReader, LineReader, Outbox, Share, Shared, Watch
 from agentd.intake.listen import Acceptor, UnixListener, open_loopback, peer_of, raise_file_limit, url_of
 from agentd.intake.places import Places
 from agentd.intake.protocol import HttpProtocol
@@ -33,14 +32,6 @@ from agentd.wire import MAX_UNANSWERED, Ack, Dialect, Hello, decode_message, dia
 _log = logging.getLogger("agentd.intake")
 _SPARE_FILES = 64  # for the spool, the platforms' connections and the listeners
 _LAST_WORD_S = 1.0  # what aiohttp may take for a connection that is left after the others are closed
-
-
-class _Debt(Enum):
-    """What a connection owes us; it is given `intake.frame_timeout` for it."""
-
-    FIRST_BYTE = auto()
-    REST = auto()  # of a message that has begun
-    READING = auto()  # of our answers
 
 
 class Connection(asyncio.Protocol):
@@ -66,7 +57,7 @@ class Connection(asyncio.Protocol):
         self._ended = False  # the peer will send no more
         self._stopped = False  # we read no more
         self._failed = False  # the peer can't be understood any more
-        self._debt: _Debt | None = None
+        self._debt: Debt | None = None
 
     def __repr__(self) -> str:
         return (
@@ -87,7 +78,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._outbox = Outbox(self._transport, self._shared.loop)
-        self._owe(_Debt.FIRST_BYTE)
+        self._owe(Debt.FIRST_BYTE)
         self._close_if_done()  # accepted while the server was closing
 
     def data_received(self, data: bytes) -> None:
@@ -132,12 +123,12 @@ class Connection(asyncio.Protocol):
     def expired(self) -> None:
         """The debt was not paid in time."""
         debt, self._debt = self._debt, None
-        if debt is _Debt.FIRST_BYTE:
+        if debt is Debt.FIRST_BYTE:
             self._fail(Fault.SILENT, "nothing was sent within intake.frame_timeout")
-        elif debt is _Debt.REST:
+        elif debt is Debt.REST:
             self._fail(Fault.HALF_MESSAGE, "the rest of a message did not come within intake.frame_timeout")
         elif self._outbox is not None and self._outbox.has_progressed():
-            self._owe(_Debt.READING)
+            self._owe(Debt.READING)
         else:
             self._shared.sink.refuse(Fault.SLOW_READER, "answers lie unread for intake.frame_timeout", self._peer)
             self.abort()
@@ -210,6 +201,9 @@ class Connection(asyncio.Protocol):
             raise WireError("a hello is a connection's first message or none")
         self._send(self._shared.sink.hello(hello, self._peer))
         self._stream = hello.stream
+        # lines are what shells speak, whose end says nothing of a run's
+        if hello.owns_runs and self._dialect is Dialect.FRAMES and self._transport is not None:
+            self._peer = self._shared.sink.claim(hello, self._peer, self._transport)
 
     def _track(self, future: asyncio.Future[Ack], size: int, seq: int | None) -> None:
         if future.done() and not self._outstanding:  # else it would overtake one that was done before it
@@ -282,11 +276,11 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.resume_reading()
         if self._write_blocked:
-            self._owe(_Debt.READING)
+            self._owe(Debt.READING)
         elif self._reader is not None or over:
-            self._owe(_Debt.REST if held and not blocked and not over else None, anew=anew)
+            self._owe(Debt.REST if held and not blocked and not over else None, anew=anew)
 
-    def _owe(self, debt: _Debt | None, *, anew: bool = False) -> None:
+    def _owe(self, debt: Debt | None, *, anew: bool = False) -> None:
         if debt is self._debt and not (anew and debt):
             return
         self._debt = debt
@@ -302,7 +296,7 @@ class Connection(asyncio.Protocol):
             return
         self._outbox.flush()
         self._transport.close()
-        self._owe(_Debt.READING if self._outbox.left else None)
+        self._owe(Debt.READING if self._outbox.left else None)
 
     def _leave(self) -> None:
         self._transport = self._outbox = None

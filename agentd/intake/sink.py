@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from agentd import __version__
 from agentd.errors import RecordError, SpoolFull, WireError
-from agentd.intake import Peer, Waiting, streams
+from agentd.intake import Peer, Runs, Waiting, streams
 from agentd.intake.admit import FULL, Admission, Admitted, narrowed
 from agentd.intake.dedupe import Window
 from agentd.intake.dedupe import count as count_ids
@@ -68,10 +68,13 @@ class SpoolSink:
         max_frame_bytes: int,
         now_us: Callable[[], int],
         clock: Callable[[], float],
+        runs: Runs | None = None,
     ) -> None:
+        """`runs` watches over the processes that own some; None: nobody does."""
         self.admission = admission
         self.streams = known
         self.messages = 0
+        self.runs = runs
         self._store = store
         self._window = window
         self._max_frame_bytes = max_frame_bytes
@@ -98,6 +101,9 @@ class SpoolSink:
                 stream.lost = dict(hello.lost)
                 last_seq = stream.last_seq
         return hello_answer(__version__, self._max_frame_bytes, last_seq)
+
+    def claim(self, hello: Hello, peer: Peer, transport: asyncio.Transport) -> Peer:
+        return peer if self.runs is None else self.runs.claim(hello, peer, transport)
 
     def submit(
         self, message: Message, peer: Peer, *, stream: str | None, origin: str, hold: bool
@@ -192,7 +198,12 @@ class SpoolSink:
         if not (outcome.copies or puts):
             _finish(future, ack, waits)
             return
+        owners = self.runs and self.runs.admitted(outcome.copies, outcome.introduced, outcome.process)
+        if owners:
+            puts += owners.puts
         stored = self._store.append(outcome.copies, puts=puts, introduced=outcome.introduced)
+        if owners:
+            stored.add_done_callback(owners.done)
         if seen:
             self._remember_pending(outcome, stored)
         stored.add_done_callback(lambda done: self._stored(done, outcome, ack, future, key, waits, again))

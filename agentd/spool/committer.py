@@ -24,7 +24,7 @@ from agentd.spool.seals import encode as encode_seals
 from agentd.spool.storage import Storage
 from agentd.spool.store import DiskFull, Put, key_of
 from agentd.spool.tables import Table, ended_key
-from agentd.spool.writer import Append, Noted, Pending, Written, write
+from agentd.spool.writer import Append, Noted, Pending, Returned, Written, write
 
 log = logging.getLogger("agentd.spool")
 
@@ -32,6 +32,7 @@ COMMIT_BYTES = 4 * 2**20  # of records in one commit; without a bound a burst ma
 RECORD_OVERHEAD = 64  # bytes of a record's columns in its segment, for quota before it is encoded
 RETRY_S = 1.0  # after a commit that failed for want of room
 _FAILURES_BEFORE_STUCK = 5
+REPLAYED = "replayed"  # in the journal: why a dead record waits again
 
 
 class Committer:
@@ -107,6 +108,25 @@ class Committer:
         size += sum([len(put.value) for put in puts]) if awaited else 0
         self._appends.append(Append(copies, future, size, list(puts), list(introduced), list(notes), awaited))
         self._dirty.set()
+        return future
+
+    def give_back(
+        self,
+        name: str,
+        entries: Sequence[Entry],
+        *,
+        returned: Sequence[Returned] = (),
+        introduced: Sequence[Ref] = (),
+        by: int = -1,
+    ) -> asyncio.Future[None]:
+        """Records that are in the books already get a place at the end of their queue, with the next commit.
+
+        Without letters that they are `returned` from they were taken out of the queue (`end`) just now: both go with one commit,
+        which is tried until it goes through. A replay is refused where there is no room, and its letters stay.
+        """
+        future = self.append({name: list(entries)}, (), introduced)
+        append = self._appends[-1]
+        append.returned, append.moved, append.by = list(returned), not returned, by
         return future
 
     def append_bytes(self, name: str) -> int:
@@ -217,7 +237,7 @@ class Committer:
                 self._failures = 0
                 self._committed(pending, written)
                 return
-            if not (pending.puts or pending.deletes or pending.waiters):
+            if not (pending.puts or pending.deletes or pending.waiters or pending.appends):
                 return
             if self._closing and self._failures > _FAILURES_BEFORE_STUCK:
                 log.error(
@@ -232,8 +252,9 @@ class Committer:
         """What the next commit holds: all of the small things, and records up to COMMIT_BYTES."""
         pending, self._pending = self._pending, Pending()
         size = taken = 0
+        moved = max((place for place, append in enumerate(self._appends, 1) if append.moved), default=0)
         for append in self._appends:
-            if taken and size + append.size > COMMIT_BYTES:
+            if taken and size + append.size > COMMIT_BYTES and taken >= moved:
                 break
             size += append.size
             taken += 1
@@ -255,14 +276,38 @@ class Committer:
         for append in appends:
             for name, entries in append.copies.items():
                 self._committing_records[name] = self._committing_records.get(name, 0) + len(entries)
-                for entry in entries:
-                    ledger.books.admit(name, entry.kind)
-                    if entry.kind in EVIDENCE:
-                        ledger.journal.note(entry, State.QUEUED, name, now)
+                if append.admits:
+                    self._book_new(name, entries, now)
+            if append.returned:
+                self._book_returned(append, now)
             for ref in append.introduced:
                 ledger.refs.changed[ref.row] = ref
             for noted in append.notes:
                 ledger.journal.note(noted.entry, noted.state, noted.destination, now, **noted.facts)
+
+    def _book_new(self, name: str, entries: Sequence[Entry], now: int) -> None:
+        for entry in entries:
+            self._ledger.books.admit(name, entry.kind)
+            if entry.kind in EVIDENCE:
+                self._ledger.journal.note(entry, State.QUEUED, name, now)
+
+    def _book_returned(self, append: Append, now: int) -> None:
+        """Out of the dead; the journal says of each that it waits again, and by whom."""
+        for name, entries in append.copies.items():
+            for entry in entries:
+                self._ledger.journal.note(entry, State.QUEUED, name, now, cause=REPLAYED, by=append.by)
+        for back in append.returned:
+            brief = back.brief
+            self._ledger.books.end(brief.destination, brief.kind, State.DEAD, brief.cause, -1)
+            self._ledger.remove_letter(brief, back.size)
+
+    def _unbook(self, append: Append, books: Books) -> None:
+        """In books of a commit that went wrong, as if its records had never been in them."""
+        for name, entries in append.copies.items():
+            for entry in entries if append.admits else ():
+                books.admit(name, entry.kind, -1)
+        for back in append.returned:
+            books.end(back.brief.destination, back.brief.kind, State.DEAD, back.brief.cause)
 
     def _gather_refs(self, pending: Pending) -> None:
         refs = self._ledger.refs
@@ -284,6 +329,7 @@ class Committer:
             ):  # for its size alone: what is old is judged by a clock that can't jump
                 pending.delete(key_of(Table.JOURNAL, old))
         ledger.meta.journal_number = ledger.journal.next_number
+        ledger.meta.journal_head = ledger.journal.head
 
     def _committed(self, pending: Pending, written: Written) -> None:
         for append in pending.appends:
@@ -313,21 +359,21 @@ class Committer:
         # The books of the next try are those of this commit without its records. What ended since is not in it.
         books = Books()
         books.restore(ledger.meta.books)
+        kept = [append for append in pending.appends if append.moved]  # its old place is given up already
         for append in pending.appends:
-            for name, entries in append.copies.items():
-                for entry in entries:
-                    books.admit(name, entry.kind, -1)
-            self._undo(append, pending)
+            if not append.moved:
+                self._unbook(append, books)
+                self._undo(append, pending)
         ledger.meta.books = books.snapshot()
-        pending.appends = []
-        self._committing_records = {}
+        pending.appends = kept
+        self._committing_records = {name: len(entries) for append in kept for name, entries in append.copies.items()}
         self._refuse_waiting()
 
     def _refuse_waiting(self) -> None:
         """Records that wait for a commit behind a full disk would wait for as long as it is full."""
         waiting, self._appends = self._appends, []
         for append in waiting:
-            if append.copies or append.awaited:
+            if (append.copies and not append.moved) or append.awaited:
                 self._withdraw(append.introduced)
                 self._answer(append)
             else:
@@ -336,11 +382,14 @@ class Committer:
     def _undo(self, append: Append, pending: Pending) -> None:
         ledger = self._ledger
         now = ledger.now_us()
+        self._unbook(append, ledger.books)
+        for back in append.returned:
+            ledger.add_letter(back.brief, back.size)
+        back_to = State.DEAD if append.returned else State.PURGED
         for name, entries in append.copies.items():
-            for entry in entries:
-                ledger.books.admit(name, entry.kind, -1)
-                if entry.kind in EVIDENCE:  # the admission may stand in the journal already: say that it was taken back
-                    ledger.journal.note(entry, State.PURGED, name, now, cause=str(Cause.SPOOL_FULL))
+            for entry in entries:  # the journal may have it already: say that it was taken back
+                if append.returned or entry.kind in EVIDENCE:
+                    ledger.journal.note(entry, back_to, name, now, cause=str(Cause.SPOOL_FULL))
         for noted in append.notes:
             ledger.journal.note(noted.entry, State.PURGED, noted.destination, now, cause=str(Cause.SPOOL_FULL))
         self._withdraw(append.introduced)

@@ -11,6 +11,7 @@ import msgspec
 
 from agentd.errors import SpoolDamaged
 from agentd.records import LossClass
+from agentd.spool.checked import pack, unpack
 from agentd.spool.segments import Directory, lane_hash
 
 INFINITY = 2**64
@@ -79,7 +80,7 @@ class Segment:
 
     def bitmap(self) -> bytes:
         """The row that keeps which of its records have ended."""
-        return msgspec.msgpack.encode([self.kinds, bytes(self.ended or b"")])
+        return pack(msgspec.msgpack.encode([self.kinds, bytes(self.ended or b"")]))
 
     def restore_bitmap(self, value: bytes) -> None:
         """Take over what a row says of the endings. Raises SpoolDamaged."""
@@ -90,7 +91,7 @@ class Segment:
 def decode_bitmap(value: bytes, count: int) -> tuple[dict[str, int], bytearray]:
     """How many of each kind are live, and a bit for each record that has ended. Raises SpoolDamaged."""
     try:
-        kinds, ended = msgspec.msgpack.decode(value, type=tuple[dict[str, int], bytes])
+        kinds, ended = msgspec.msgpack.decode(unpack(value), type=tuple[dict[str, int], bytes])
     except msgspec.MsgspecError as error:
         raise SpoolDamaged(f"bitmap: {error}") from error
     if len(ended) != (count + 7) // 8:

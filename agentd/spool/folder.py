@@ -67,6 +67,7 @@ class Folder:
         """Move the whole store away; the daemon begins a new one. Returns where it is now."""
         place = self.quarantine(stamp)
         shutil.move(self.spool, place / "spool")
+        sync_names(place)
         return place
 
     def release_ballast(self) -> bool:
@@ -133,3 +134,27 @@ class Folder:
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         return lock
+
+
+def sync_names(path: Path) -> None:
+    """Make the names last that lead to what is in a folder; syncing a file need not bring its name along (fsync(2)).
+
+    Upwards as far as the file system goes: which of these folders are new nobody knows, a start that died before this may have
+    made them. SQLite syncs the store's own folder. Raises StateError.
+    """
+    path = path.resolve()
+    device = path.stat().st_dev
+    for folder in (path, *path.parents):
+        try:
+            if folder.stat().st_dev != device:
+                return
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:
+            return  # it is somebody else's, and so are those above
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system that can't sync folders, as some in user space
+                raise StateError(f"{folder}: can't be synced: {error.strerror}") from error
+        finally:
+            os.close(descriptor)

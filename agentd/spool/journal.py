@@ -3,22 +3,30 @@
 Entries have gap-free numbers and are appended in the transaction of the step itself; nothing of them is changed later. What
 became of a record is the entry with its id and the highest number. Rows hold the entries of one commit; retention takes
 whole rows from the old end.
+
+A row names the SHA-256 of the row before it, and the meta row the newest one's: a row that was changed, taken out or cut off
+breaks the chain. Whoever can write the file can also write the chain anew: it shows damage and clumsy hands, and is a seal only
+to who keeps a digest elsewhere (`agentd audit` prints the newest).
 """
 
 from __future__ import annotations
 
 from collections import deque
+from datetime import datetime
 from hashlib import sha256
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
 
+from agentd.errors import SpoolDamaged
 from agentd.outcomes import State
 from agentd.queued import Entry
+from agentd.spool.checked import pack, unpack
 
 
 class Note(Struct, array_like=True, omit_defaults=True):
-    """One entry. `state` QUEUED is the admission; any other is how the record ended at that destination."""
+    """One entry. `state` QUEUED is the admission or a replay; any other is how the record ended at that destination."""
 
     number: int
     state: State
@@ -38,12 +46,40 @@ class Note(Struct, array_like=True, omit_defaults=True):
     count: int = 1  # above 1: a segment that was shed whole; record_id is then empty, the lane its number range
     proceed: bool = False  # of a gate's verdict: the agent was let go
     fail_open: bool = False  # and by the fail mode alone
+    run: str = ""
+    occurred_us: int = 0  # as the record says; 0 where it says nothing
+    queue_number: int = 0  # in its destination's queue
+    tries: int = 0
+    by: int = -1  # uid of who had it replayed, purged or resolved
+    reason: str = ""  # and why, in that person's words
 
 
-class _Row(Struct):
+class Row(NamedTuple):
+    """A row of the journal: the digest of the one before it, its own, and its notes."""
+
+    previous: bytes  # empty for the first row, and for rows of format 1
+    digest: bytes
+    notes: list[Note]
+
+
+class _Bounds(Struct):
     row: int
     size: int
     newest_us: int
+
+
+class _Facts(Struct):
+    """What the journal says of a record beside what its entry in the queue knows."""
+
+    run_id: str = ""
+    occurred_at: datetime | None = None
+    captured_at: datetime | None = None
+    started_at: datetime | None = None
+
+    @property
+    def occurred_us(self) -> int:
+        time = self.occurred_at or self.captured_at or self.started_at
+        return 0 if time is None else int(time.timestamp() * 1e6)
 
 
 class Journal:
@@ -52,17 +88,23 @@ class Journal:
     def __init__(self, retention_us: int, max_bytes: int) -> None:
         self._retention_us = retention_us
         self._max_bytes = max_bytes
-        self._rows: deque[_Row] = deque()
+        self._rows: deque[_Bounds] = deque()
         self._bytes = 0
         self.next_number = 1
         self.next_row = 1
+        self.head = b""  # digest of the newest row
         self.pending: list[Note] = []
 
     def __len__(self) -> int:
         return self.next_number - 1
 
-    def note(self, entry: Entry, state: State, destination: str, at_us: int, **facts: str | bool) -> None:
-        """Add an entry for a record's step. `facts`: cause, key, platform_id; of a gate's verdict proceed and fail_open too."""
+    def note(self, entry: Entry, state: State, destination: str, at_us: int, **facts: str | bool | int) -> None:
+        """Add an entry for a record's step.
+
+        `facts`: cause, key, platform_id, tries, by, reason, run; of a gate's verdict proceed and fail_open too.
+        """
+        said = _facts_of(entry)
+        facts.setdefault("run", said.run_id)
         self.pending.append(
             Note(
                 self._take_number(),
@@ -76,6 +118,8 @@ class Journal:
                 entry.admitted_us,
                 at_us,
                 sha256(entry.body).digest(),
+                occurred_us=said.occurred_us,
+                queue_number=entry.number,
                 **facts,  # type: ignore[arg-type]  # the fields above
             )
         )
@@ -91,19 +135,26 @@ class Journal:
         admitted_us: int,
         at_us: int,
         cause: str,
+        by: int = -1,
+        reason: str = "",
     ) -> None:
-        """Add one entry for the records of a kind in a segment that was shed or lost whole."""
+        """Add one entry for the records of a kind in a segment that was shed, dropped or lost whole."""
         number = self._take_number()
         self.pending.append(
-            Note(number, state, destination, b"", kind, "", numbers, -1, admitted_us, at_us, b"", cause, count=count)
-        )
+            Note(
+                number, state, destination, b"", kind, "", numbers, -1, admitted_us, at_us, b"", cause, count=count,
+                by=by, reason=reason,
+            )
+        )  # fmt: skip
 
     def take(self) -> tuple[int, bytes] | None:
         """The row for the next commit, None without notes."""
         if not self.pending:
             return None
-        value = msgspec.msgpack.encode(self.pending)
-        row = _Row(self.next_row, len(value), self.pending[-1].at_us)
+        body = msgspec.msgpack.encode((self.head, self.pending))
+        self.head = sha256(body).digest()
+        value = pack(body)
+        row = _Bounds(self.next_row, len(value), self.pending[-1].at_us)
         self._keep(row)
         self.next_row += 1
         self.pending = []
@@ -120,10 +171,10 @@ class Journal:
 
     def restore(self, row: int, size: int, newest_us: int) -> None:
         """Take a row's bounds at a start."""
-        self._keep(_Row(row, size, newest_us))
+        self._keep(_Bounds(row, size, newest_us))
         self.next_row = max(self.next_row, row + 1)
 
-    def _keep(self, row: _Row) -> None:
+    def _keep(self, row: _Bounds) -> None:
         self._rows.append(row)
         self._bytes += row.size
 
@@ -132,6 +183,32 @@ class Journal:
         return self.next_number - 1
 
 
+def _facts_of(entry: Entry) -> _Facts:
+    """What the record itself says. A question of a gate has fields of its platform's, and what was refused may hold anything."""
+    if entry.kind.startswith("gate."):
+        return _Facts()
+    try:
+        said = msgspec.json.decode(entry.body, type=_Facts)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        said = _Facts()
+    kind, _, name = entry.lane.partition(":")
+    if not said.run_id and kind == "run":
+        said.run_id = name
+    return said
+
+
 def decode(value: bytes) -> list[Note]:
-    """The notes of a row. Raises msgspec.MsgspecError."""
-    return msgspec.msgpack.decode(value, type=list[Note])
+    """The notes of a row. Raises SpoolDamaged."""
+    return decode_row(value).notes
+
+
+def decode_row(value: bytes) -> Row:
+    """A row whole. Raises SpoolDamaged."""
+    try:
+        body = unpack(value)
+        if body is value:  # format 1: notes alone
+            return Row(b"", sha256(body).digest(), msgspec.msgpack.decode(body, type=list[Note]))
+        previous, notes = msgspec.msgpack.decode(body, type=tuple[bytes, list[Note]])
+        return Row(previous, sha256(body).digest(), notes)
+    except msgspec.MsgspecError as error:
+        raise SpoolDamaged(f"journal row: {error}") from error

@@ -16,6 +16,7 @@ from agentd.spool.directory import Segment
 from agentd.spool.folder import Folder
 from agentd.spool.gaterows import Stored
 from agentd.spool.journal import Journal
+from agentd.spool.letters import Brief
 from agentd.spool.queue import Queue
 from agentd.spool.refs import Refs
 from agentd.spool.seals import Seals
@@ -48,6 +49,9 @@ class Ledger:
         self.meta = Meta()
         self.dead_bytes = 0
         self.dead_count = 0
+        self.invalid_bytes = (
+            0  # of the dead letters, those that were refused at intake: they fill a part of the room at most
+        )
         self.dead_lanes: Counter[tuple[str, str]] = Counter()  # their references are kept as long as they are
         self.quarantined_rows = 0
         self.disk_full = False
@@ -70,13 +74,27 @@ class Ledger:
         """A row exists: later ones get higher numbers."""
         self._next_rows[table] = max(self._next_rows[table], row + 1)
 
-    def add_letter(self, destination: str, lane: str, size: int) -> None:
+    def add_letter(self, brief: Brief, size: int) -> None:
         """A dead letter is or will be on disk."""
         self.dead_count += 1
         self.dead_bytes += size
-        self.dead_lanes[destination, lane] += 1
+        self.dead_lanes[brief.destination, brief.lane] += 1
+        if not brief.destination:
+            self.invalid_bytes += size
 
-    def lose(self, destination: str, segment: Segment, state: State, cause: Cause) -> None:
+    def remove_letter(self, brief: Brief, size: int) -> None:
+        """It is replayed or purged."""
+        self.dead_count -= 1
+        self.dead_bytes -= size
+        self.dead_lanes[brief.destination, brief.lane] -= 1
+        if not self.dead_lanes[brief.destination, brief.lane]:
+            del self.dead_lanes[brief.destination, brief.lane]
+        if not brief.destination:
+            self.invalid_bytes -= size
+
+    def lose(
+        self, destination: str, segment: Segment, state: State, cause: Cause, *, by: int = -1, reason: str = ""
+    ) -> None:
         """Book a segment's live records out of the queue, all at once, and have the journal say so."""
         now = self.now_us()
         for kind, count in segment.kinds.items():
@@ -84,5 +102,5 @@ class Ledger:
                 self.books.end(destination, kind, state, cause, count)
                 self.journal.note_lost(
                     destination, kind, count, state=state, numbers=f"{segment.first}-{segment.last}",
-                    admitted_us=segment.admitted_us, at_us=now, cause=str(cause),
+                    admitted_us=segment.admitted_us, at_us=now, cause=str(cause), by=by, reason=reason,
                 )  # fmt: skip

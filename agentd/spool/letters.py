@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 from msgspec import Struct
 
+from agentd.errors import SpoolDamaged
 from agentd.outcomes import Cause
-from agentd.queued import Death, Entry, Source
+from agentd.queued import Death, Entry, Source, Try
+from agentd.records import LossClass
+from agentd.spool.checked import pack, unpack
+
+_T = TypeVar("_T", "Letter", "Brief")
 
 
 class Letter(Struct, array_like=True):
-    """One dead letter. `status` and `answer` are the platform's, where there was an answer."""
+    """One dead letter. `status` and `answer` are the platform's, where there was an answer; `history` the last tries.
+
+    `destination` is empty for what was refused at intake (cause `invalid`): it was on its way to no queue yet.
+    """
 
     destination: str
     number: int
@@ -27,6 +37,12 @@ class Letter(Struct, array_like=True):
     tries: int = 0
     status: int | None = None
     answer: str = ""
+    loss: LossClass = LossClass.KEEP
+    history: tuple[Try, ...] = ()
+
+    def entry(self, number: int) -> Entry:
+        """The record again, under a new number of its queue; its id stays, and so does its idempotency key."""
+        return Entry(number, self.record_id, self.lane, self.kind, self.loss, self.source, self.admitted_us, self.body)
 
 
 class Brief(Struct, array_like=True):
@@ -36,6 +52,32 @@ class Brief(Struct, array_like=True):
     lane: str
     cause: str
     size: int
+    record_id: bytes = b""  # empty in rows of format 1, as all that follows
+    number: int = 0
+    kind: str = ""
+    uid: int = -1
+    died_us: int = 0
+
+
+class Wanted(Struct, frozen=True):
+    """Which dead letters are meant; what is None or empty leaves nothing out. Times are microseconds since 1970."""
+
+    ids: frozenset[bytes] = frozenset()
+    destination: str | None = None
+    run: str | None = None
+    cause: str | None = None
+    died_before_us: int | None = None
+    uid: int | None = None  # of who sent them
+
+    def matches(self, brief: Brief) -> bool:
+        return (
+            (not self.ids or brief.record_id in self.ids)
+            and (self.destination is None or brief.destination == self.destination)
+            and (self.run is None or brief.lane == f"run:{self.run}")
+            and (self.cause is None or brief.cause == self.cause)
+            and (self.died_before_us is None or brief.died_us < self.died_before_us)
+            and (self.uid is None or brief.uid == self.uid)
+        )
 
 
 def letter_of(destination: str, entry: Entry, death: Death, now_us: int) -> Letter:
@@ -55,18 +97,37 @@ def letter_of(destination: str, entry: Entry, death: Death, now_us: int) -> Lett
         death.tries,
         death.status,
         death.answer,
+        entry.loss,
+        death.history,
     )
+
+
+def brief_of(letter: Letter, size: int) -> Brief:
+    """Its tag; `size` is that of the row's value."""
+    return Brief(
+        letter.destination, letter.lane, letter.cause, size, letter.record_id, letter.number, letter.kind,
+        letter.source.uid, letter.died_us,
+    )  # fmt: skip
 
 
 def encode(letter: Letter) -> tuple[bytes, bytes]:
     """(value, tag) of its row."""
-    value = msgspec.msgpack.encode(letter)
-    return value, msgspec.msgpack.encode(Brief(letter.destination, letter.lane, letter.cause, len(value)))
+    value = pack(msgspec.msgpack.encode(letter))
+    return value, pack(msgspec.msgpack.encode(brief_of(letter, len(value))))
 
 
 def decode(value: bytes) -> Letter:
-    return msgspec.msgpack.decode(value, type=Letter)
+    """Raises SpoolDamaged."""
+    return _decoded(value, Letter)
 
 
 def decode_brief(tag: bytes | None) -> Brief:
-    return msgspec.msgpack.decode(tag or b"", type=Brief)
+    """Raises SpoolDamaged."""
+    return _decoded(tag or b"", Brief)
+
+
+def _decoded(value: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.msgpack.decode(unpack(value), type=kind)
+    except msgspec.MsgspecError as error:
+        raise SpoolDamaged(f"dead letter: {error}") from error

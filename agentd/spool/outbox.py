@@ -57,8 +57,10 @@ class SpoolOutbox:
     def seal(self, seal: Seal) -> asyncio.Future[None]:
         return self._spool.seal(seal)
 
-    def settle(self, seal: Seal, entries: Sequence[Entry], learned: Iterable[Learned]) -> asyncio.Future[None]:
-        return self._spool.settle(seal, entries, learned)
+    def settle(
+        self, seal: Seal, entries: Sequence[Entry], learned: Iterable[Learned], tries: int = 1
+    ) -> asyncio.Future[None]:
+        return self._spool.settle(seal, entries, learned, tries)
 
     def bury(self, seal: Seal | None, entries: Sequence[Entry], death: Death) -> asyncio.Future[None]:
         return self._spool.bury(seal, self.name, entries, death)

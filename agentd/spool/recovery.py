@@ -25,10 +25,12 @@ from agentd.spool import gaterows, letters, segments
 from agentd.spool import journal as journals
 from agentd.spool.committer import RETRY_S
 from agentd.spool.directory import Segment
-from agentd.spool.folder import Folder
+from agentd.spool.folder import Folder, sync_names
 from agentd.spool.gaterows import Stored
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Ledger, Limits
+from agentd.spool.letters import Brief
+from agentd.spool.newer import refuse_newer
 from agentd.spool.queue import Queue
 from agentd.spool.spool import Spool
 from agentd.spool.store import DiskFull, Rows, Store, key_of, row_of
@@ -77,7 +79,8 @@ async def open_spool(
 def _open(ledger: Ledger, identities: Mapping[str, str], opener: Callable[[], Rows]) -> tuple[Rows, list[int]]:
     store = _open_store(ledger, opener)
     try:
-        recovery = _Recovery(ledger, store)
+        sync_names(ledger.folder.path)
+        recovery = Survey(ledger, store)
         recovery.run(identities)
     except BaseException:
         store.close()
@@ -87,6 +90,7 @@ def _open(ledger: Ledger, identities: Mapping[str, str], opener: Callable[[], Ro
 
 def _open_store(ledger: Ledger, opener: Callable[[], Rows]) -> Rows:
     folder = ledger.folder
+    refuse_newer(folder.spool)
     for _ in range(3):
         try:
             return opener()
@@ -102,12 +106,14 @@ def _open_store(ledger: Ledger, opener: Callable[[], Rows]) -> Rows:
     raise StateError(f"{folder.spool}: can't be opened")
 
 
-class _Recovery:
+class Survey:
     """One pass over the tables. `gone` gathers the keys of rows that nothing needs any more."""
 
-    def __init__(self, ledger: Ledger, store: Rows) -> None:
+    def __init__(self, ledger: Ledger, store: Rows, *, sets_aside: bool = True) -> None:
+        """Without `sets_aside` nothing is changed on disk: what is damaged is counted and logged, and left where it is."""
         self.ledger = ledger
         self.store = store
+        self._sets_aside = sets_aside
         self.gone: list[int] = []
         self.changed: set[str] = set()  # destinations that are others now than those that their rows were written for
 
@@ -137,11 +143,6 @@ class _Recovery:
             value = self.store.read(key)
             if value is None:
                 return None
-            head = msgspec.msgpack.decode(value)
-            if isinstance(head, list) and head and isinstance(head[0], int) and head[0] > FORMAT:
-                raise StateError(
-                    f"the spool has format {head[0]}, this agentd knows {FORMAT}: start the newer agentd that wrote it"
-                )
             return decode_meta(value)
         except (SpoolDamaged, msgspec.MsgspecError) as error:
             log.error("meta row: %s: rebuilt from the others", error, extra={"action": "quarantine"})
@@ -151,8 +152,10 @@ class _Recovery:
     def _meta(self, meta: Meta, identities: Mapping[str, str]) -> None:
         ledger = self.ledger
         ledger.meta = meta
+        meta.format = FORMAT  # what this daemon writes from now on
         ledger.books.restore(meta.books)
         ledger.journal.next_number = meta.journal_number
+        ledger.journal.head = meta.journal_head
         self.changed = {
             name for name, identity in identities.items() if meta.identities.get(name, identity) != identity
         }
@@ -184,6 +187,10 @@ class _Recovery:
         rowids = self.store.foreign()
         if not rowids:
             return
+        if not self._sets_aside:
+            self.ledger.quarantined_rows += len(rowids)
+            log.error("%d rows that agentd did not write", len(rowids), extra={"action": "quarantine"})
+            return
         place = self.ledger.folder.quarantine("foreign-rows")
         self.ledger.quarantined_rows += len(rowids)
         try:
@@ -207,6 +214,8 @@ class _Recovery:
             self.gone.append(key)
 
     def _keep_copy(self, folder: str, key: int) -> bool:
+        if not self._sets_aside:
+            return False
         value = b""
         with contextlib.suppress(SpoolDamaged):
             value = self.store.read(key) or b""
@@ -312,11 +321,18 @@ class _Recovery:
         for key, tag, size in self.store.tags(Table.DEAD):
             self.ledger.see_row(Table.DEAD, row_of(key))
             try:
-                brief = letters.decode_brief(tag)
-            except msgspec.MsgspecError as error:
+                brief = self._brief(key, tag, size)
+            except SpoolDamaged as error:
                 self._set_aside("dead-letters", key, error)
             else:
-                self.ledger.add_letter(brief.destination, brief.lane, size)
+                self.ledger.add_letter(brief, size)
+
+    def _brief(self, key: int, tag: bytes | None, size: int) -> Brief:
+        try:
+            return letters.decode_brief(tag)
+        except SpoolDamaged as error:
+            log.error("dead letter %#x: its tag: %s: made anew from the row", key, error, extra={"action": "repaired"})
+            return letters.brief_of(letters.decode(self.store.read(key) or b""), size)
 
     def _journal(self) -> None:
         for key, tag, size in self.store.tags(Table.JOURNAL):
@@ -329,8 +345,9 @@ class _Recovery:
             count = int.from_bytes(tag or b"", "little")
             ledger.seen_rows.append((row_of(key), count))
             ledger.seen_count += count
-        for key, _, _ in self.store.tags(Table.STREAM):
-            ledger.see_row(Table.STREAM, row_of(key))
+        for table in (Table.STREAM, Table.OWNER):
+            for key, _, _ in self.store.tags(table):
+                ledger.see_row(table, row_of(key))
 
     def _gates(self) -> None:
         for key, tag, size in self.store.tags(Table.GATE):

@@ -11,7 +11,9 @@ from collections.abc import Container, Iterator
 
 import msgspec
 
+from agentd.errors import SpoolDamaged
 from agentd.queued import DEAD, INTRODUCED, KNOWN, Ref, is_anothers, made_up
+from agentd.spool.checked import pack, unpack
 
 log = logging.getLogger("agentd.spool")
 
@@ -176,8 +178,8 @@ class Refs:
         damaged = []
         for row, value in rows:
             try:
-                ref = msgspec.msgpack.decode(value, type=Ref)
-            except msgspec.MsgspecError:
+                ref = msgspec.msgpack.decode(unpack(value), type=Ref)
+            except (SpoolDamaged, msgspec.MsgspecError):
                 damaged.append(row)
                 continue
             ref.row = row
@@ -219,4 +221,4 @@ class Refs:
 
 def encode(ref: Ref) -> bytes:
     """The row of a reference."""
-    return msgspec.msgpack.encode(ref)
+    return pack(msgspec.msgpack.encode(ref))

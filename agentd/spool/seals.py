@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 import msgspec
 
+from agentd.errors import SpoolDamaged
 from agentd.queued import Seal
+from agentd.spool.checked import pack, unpack
 
 
 class Seals:
@@ -78,8 +80,8 @@ class Seals:
         found: list[Seal] = []
         for row, value in rows:
             try:
-                seals = msgspec.msgpack.decode(value, type=list[Seal])
-            except msgspec.MsgspecError:
+                seals = msgspec.msgpack.decode(unpack(value), type=list[Seal])
+            except (SpoolDamaged, msgspec.MsgspecError):
                 damaged.append(row)
                 continue
             for seal in seals:
@@ -110,4 +112,4 @@ def _replaces(later: Seal, earlier: Seal) -> bool:
 
 
 def encode(seals: list[Seal]) -> bytes:
-    return msgspec.msgpack.encode(seals)
+    return pack(msgspec.msgpack.encode(seals))

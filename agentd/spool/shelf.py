@@ -1,12 +1,14 @@
-"""Intake's side of the spool: room, numbers, references, and rows of its own (streams, the dedupe window)."""
+"""Intake's side of the spool: room, numbers, references, and rows of its own (streams, the dedupe window, owners of runs)."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 
+from agentd.errors import SpoolDamaged
 from agentd.queued import Entry, Ref
 from agentd.records import LossClass
+from agentd.spool.checked import pack, unpack
 from agentd.spool.spool import Spool
 from agentd.spool.store import Put, Rows, key_of, row_of
 from agentd.spool.tables import Table
@@ -54,6 +56,40 @@ class SpoolShelf:
     async def wait_for_room(self) -> None:
         await self._spool.wait_for_room()
 
+    # -- who owns which run ------------------------------------------------------------------------------------------
+
+    def new_owner_row(self) -> int:
+        return self._spool.take_row(Table.OWNER)
+
+    def owner_row(self, row: int, value: bytes) -> Put:
+        return Put(key_of(Table.OWNER, row), pack(value))
+
+    def keep_owners(self, rows: Sequence[tuple[int, bytes]]) -> None:
+        """Write rows with the next commit, or the first one after it that has room."""
+        for row, value in rows:
+            _ = self._spool.put(self.owner_row(row, value), ())  # nobody waits for it
+
+    def drop_owners(self, rows: Sequence[int]) -> None:
+        self._spool.drop_rows(Table.OWNER, rows)
+
+    async def stored_owners(self) -> list[tuple[int, bytes | None]]:
+        """(row, value) of every run that is watched, at a start; None for a row that is damaged."""
+        return [(row, _unpacked(value)) for row, value in await self._spool.run_in_thread(_rows, Table.OWNER)]
+
+    def withdraw(self, destination: str, lane: str, record_id: bytes) -> bool:
+        """Book a record out of its queue, as shed for a newer one; False where a seal has it, or the window does not."""
+        queue = self._spool.queues[destination]
+        entry = next((entry for entry in queue.peek(lane) if entry.record_id == record_id), None)
+        seals = self._spool.seals.of_lane(destination, lane)
+        if entry is None or any(s.first <= entry.number <= s.last and entry.number not in s.exceptions for s in seals):
+            return False
+        _ = self._spool.discard_stale(
+            destination, [entry]
+        )  # nobody waits for it: after a crash both are there, in order
+        return True
+
+    # -- at a start --------------------------------------------------------------------------------------------------
+
     async def stored_streams(self) -> list[tuple[int, bytes]]:
         """(row, value) of every stream, at a start."""
         return await self._spool.run_in_thread(_rows, Table.STREAM)
@@ -61,6 +97,13 @@ class SpoolShelf:
     async def stored_ids(self) -> list[tuple[int, bytes]]:
         """(row, value) of the dedupe window, oldest first, at a start."""
         return await self._spool.run_in_thread(_rows, Table.SEEN)
+
+
+def _unpacked(value: bytes) -> bytes | None:
+    try:
+        return unpack(value)
+    except SpoolDamaged:
+        return None
 
 
 def _rows(store: Rows, table: Table) -> list[tuple[int, bytes]]:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Concatenate, ParamSpec, TypeVar
 
+from msgspec.structs import replace
+
 from agentd.outcomes import Cause, Learned, State
 from agentd.queued import Death, Entry, Ref, Seal
 from agentd.records import EVIDENCE, INTRODUCES, RUN_ENDS, LossClass
@@ -29,7 +31,7 @@ from agentd.spool.segments import lane_hash
 from agentd.spool.storage import Storage
 from agentd.spool.store import Put, Rows, key_of
 from agentd.spool.tables import Meta, Table
-from agentd.spool.writer import Noted
+from agentd.spool.writer import Noted, Returned
 
 log = logging.getLogger("agentd.spool")
 
@@ -271,8 +273,10 @@ class Spool:
         self._committer.seal([seal])
         return self._committer.waiter()
 
-    def settle(self, seal: Seal, entries: Sequence[Entry], learned: Iterable[Learned] = ()) -> asyncio.Future[None]:
-        """The platform has the batch."""
+    def settle(
+        self, seal: Seal, entries: Sequence[Entry], learned: Iterable[Learned] = (), tries: int = 1
+    ) -> asyncio.Future[None]:
+        """The platform has the batch, after `tries` requests."""
         name, now = seal.destination, self.ledger.now_us()
         platform_ids: dict[int, str] = {}  # introducer's number → the platform's name for what it introduced
         for fact in learned:
@@ -287,7 +291,7 @@ class Spool:
             self._end_of_run(name, entry)
             if entry.kind in EVIDENCE:
                 platform_id = platform_ids.get(entry.number, "")
-                self.journal.note(entry, State.DELIVERED, name, now, key=seal.key, platform_id=platform_id)
+                self.journal.note(entry, State.DELIVERED, name, now, key=seal.key, platform_id=platform_id, tries=tries)
         self._committer.retire(seal)
         return self._committer.waiter()
 
@@ -295,11 +299,12 @@ class Spool:
         """Refused for good: dead letters, and the journal says so."""
         now = self.ledger.now_us()
         for entry in self._end(destination, entries):
-            value, tag = letters.encode(letters.letter_of(destination, entry, death, now))
-            self._committer.put(Put(key_of(Table.DEAD, self.take_row(Table.DEAD)), value, tag))
-            self.ledger.add_letter(destination, entry.lane, len(value))
+            letter = letters.letter_of(destination, entry, death, now)
+            self.keep_letter(letter, *letters.encode(letter))
             self.books.end(destination, entry.kind, State.DEAD, death.cause)
-            self.journal.note(entry, State.DEAD, destination, now, cause=str(death.cause), key=death.key)
+            self.journal.note(
+                entry, State.DEAD, destination, now, cause=str(death.cause), key=death.key, tries=death.tries
+            )
             self._end_of_run(destination, entry)
             if entry.kind in INTRODUCES:
                 self.refs.bury(destination, entry.number)
@@ -307,6 +312,30 @@ class Spool:
         if seal is not None:
             self._committer.retire(seal)
         return self._committer.waiter()
+
+    def keep_letter(self, letter: Letter, value: bytes, tag: bytes) -> None:
+        """A dead letter's row, with the next commit; the caller has seen that there is room."""
+        self._committer.put(Put(key_of(Table.DEAD, self.take_row(Table.DEAD)), value, tag))
+        self._committer.wake()
+        self.ledger.add_letter(letters.brief_of(letter, len(value)), len(value))
+
+    def give_back(
+        self,
+        name: str,
+        entries: Sequence[Entry],
+        *,
+        returned: Sequence[Returned],
+        introduced: Sequence[Ref] = (),
+        by: int = -1,
+    ) -> asyncio.Future[None]:
+        """Dead letters as records of their queue again, under the numbers that they have now. SpoolFull: they stay dead."""
+        return self._committer.give_back(name, entries, returned=returned, introduced=introduced, by=by)
+
+    def move_back(self, name: str, entries: Sequence[Entry]) -> asyncio.Future[None]:
+        """Queued records that no seal covers take the end of the queue, in this order, in one commit. They keep their ids."""
+        ended = self._end(name, entries)
+        again = [replace(entry, number=self.number(name), segment=0, index=0) for entry in ended]
+        return self._committer.give_back(name, again)
 
     def discard_stale(self, destination: str, entries: Sequence[Entry]) -> asyncio.Future[None]:
         """Replaced by a newer record of its kind: a heartbeat of which only the newest counts."""

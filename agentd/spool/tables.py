@@ -7,11 +7,12 @@ from enum import IntEnum
 import msgspec
 from msgspec import Struct
 
-from agentd.errors import SpoolDamaged
+from agentd.errors import NewerFormat, SpoolDamaged
 from agentd.spool.books import Line
+from agentd.spool.checked import pack, unpack
 from agentd.spool.store import key_of
 
-FORMAT = 1
+FORMAT = 2  # 2: rows carry checksums (`checked`), which the code of format 1 would take for damage
 
 
 class Table(IntEnum):
@@ -27,6 +28,8 @@ class Table(IntEnum):
     REF = 8
     META = 9
     GATE = 10  # tag: Brief of the gate
+    LOST = 11  # what runs lost to a full queue and were not told yet
+    OWNER = 12  # the process that owns an open run
 
 
 def ended_key(segment_key: int) -> int:
@@ -44,20 +47,30 @@ class Meta(Struct, array_like=True):
     journal_number: int = 1
     commits: int = 0
     books: list[Line] = []
+    journal_head: bytes = b""  # digest of the journal's newest row: what is cut off its end shows
 
 
 def encode_meta(meta: Meta) -> bytes:
-    return msgspec.msgpack.encode(meta)
+    """`[format, checked row]`: the format comes first and bare, so that an agentd of every format reads it and knows its place."""
+    return msgspec.msgpack.encode([meta.format, pack(msgspec.msgpack.encode(meta))])
 
 
 def decode_meta(value: bytes) -> Meta:
-    """Raises SpoolDamaged for what is no Meta row, and for a format of a newer agentd."""
+    """Raises NewerFormat for that of a newer agentd, SpoolDamaged for what is no Meta row."""
     try:
         head = msgspec.msgpack.decode(value)
-        if isinstance(head, list) and head and isinstance(head[0], int) and head[0] > FORMAT:
-            raise SpoolDamaged(
-                f"the spool has format {head[0]}, this agentd knows {FORMAT}: start the newer agentd that wrote it"
-            )
-        return msgspec.msgpack.decode(value, type=Meta)
+        fields = head if isinstance(head, list) and head else [0]
+        is_checked = len(fields) == 2 and isinstance(fields[1], bytes)  # noqa: PLR2004 - see `encode_meta`
+        if isinstance(fields[0], int) and fields[0] > FORMAT and not (is_checked and _is_known(fields[1])):
+            raise NewerFormat(fields[0], FORMAT)
+        return msgspec.msgpack.decode(unpack(fields[1]) if is_checked else value, type=Meta)
     except msgspec.MsgspecError as error:
         raise SpoolDamaged(f"meta row: {error}") from error
+
+
+def _is_known(checked: bytes) -> bool:
+    """Whether the row itself is whole and of a format that we know: then it is the number before it that is damaged."""
+    try:
+        return msgspec.msgpack.decode(unpack(checked), type=Meta).format <= FORMAT
+    except (msgspec.MsgspecError, SpoolDamaged):
+        return False

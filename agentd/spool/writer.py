@@ -15,6 +15,7 @@ from agentd.outcomes import State
 from agentd.queued import Entry, Ref
 from agentd.spool import segments
 from agentd.spool.directory import Segment
+from agentd.spool.letters import Brief
 from agentd.spool.store import Put, Rows, key_of
 from agentd.spool.tables import Meta, Table, encode_meta
 
@@ -28,8 +29,20 @@ class Noted(NamedTuple):
     facts: dict[str, str | bool]
 
 
+class Returned(NamedTuple):
+    """A dead letter that goes back into its queue: its row goes with the commit that holds the record."""
+
+    key: int
+    brief: Brief
+    size: int
+
+
 class Append(Struct):
-    """One message's records on their way to the disk, by destination."""
+    """One message's records on their way to the disk, by destination.
+
+    What comes back (`returned`, `moved`) is in the books already, as admitted: a dead letter is booked out of the dead, a record
+    that only gets a later place in its queue is not booked at all. `deletes` go with the same commit.
+    """
 
     copies: dict[str, list[Entry]]
     future: asyncio.Future[None]
@@ -38,6 +51,14 @@ class Append(Struct):
     introduced: list[Ref] = field(default_factory=list)
     notes: list[Noted] = field(default_factory=list)
     awaited: bool = False  # somebody waits: refused where there is no room, also without records
+    returned: list[Returned] = field(default_factory=list)
+    moved: bool = False  # its old place is given up in the same commit, so that it can't be refused
+    by: int = -1  # uid of who had it replayed
+
+    @property
+    def admits(self) -> bool:
+        """Whether its records are new."""
+        return not self.moved and not self.returned
 
 
 class Written(NamedTuple):
@@ -82,12 +103,14 @@ def write(store: Rows, pending: Pending, meta: Meta) -> Written:
                 for index, entry in enumerate(part):
                     entry.segment, entry.index = key, index
         made.entries[name] = entries
+    deletes = set(pending.deletes)
     for append in pending.appends:
         puts.extend(append.puts)
+        deletes.update(back.key for back in append.returned)
     meta.next_segment = row
     meta.commits += 1
     puts.append(Put(key_of(Table.META, 0), encode_meta(meta)))
-    store.commit(puts, pending.deletes)
+    store.commit(puts, deletes)
     return made._replace(next_segment=row)
 
 

@@ -40,6 +40,7 @@ class FakeSink:
         self.futures = []
         self.refused = []
         self.hellos = []
+        self.owners = []
         self._changed = asyncio.Event()
 
     @property
@@ -60,6 +61,10 @@ class FakeSink:
             raise WireError("$.stream: expected a UUID")
         self.hellos.append((hello, peer))
         return hello_answer("0.1.0", 2**20, 41)
+
+    def claim(self, hello, peer, transport):
+        self.owners.append((hello, peer, transport))
+        return peer
 
     def submit(self, message, peer, *, stream, origin, hold):
         future = Waiting() if self.full else asyncio.get_running_loop().create_future()

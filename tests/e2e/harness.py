@@ -121,11 +121,12 @@ class Watched:
 class Platform:
     """The sandbox on a thread with an event loop of its own, so that a test that blocks does not stop it."""
 
-    def __init__(self, faces: Iterable[str] = ("agentos",)) -> None:
+    def __init__(self, faces: Iterable[str] = ("agentos",), **options: Any) -> None:
+        """`options` are the sandbox's own."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sandbox")
         self._thread.start()
-        self.sandbox = Sandbox(faces, keep_requests=5000)
+        self.sandbox = Sandbox(faces, keep_requests=5000, **options)
         self.faces = {name: Watched(face) for name, face in self.sandbox._emulation.faces.items()}
         self.sandbox._emulation.faces.update(self.faces)  # type: ignore[arg-type]  # all that they lack is asked of the faces
         self.watched = next(iter(self.faces.values()))
@@ -643,9 +644,9 @@ def deal(ledger: Ledger, events: int, runs: int, size: int = 290) -> list[dict[s
 class World:
     """One test's surroundings."""
 
-    def __init__(self, faces: Iterable[str] = ("agentos",)) -> None:
+    def __init__(self, faces: Iterable[str] = ("agentos",), **options: Any) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ae-", dir="/tmp"))
-        self.platform = Platform(faces)
+        self.platform = Platform(faces, **options)
         self.ledger = Ledger()
         self.daemons: list[Daemon] = []
         self.doubles = False  # whether the platform may hold a batch twice: it took one of which we did not hear

@@ -575,4 +575,5 @@ async def test_a_letter_tells_what_it_was():
     letter = letters.letter_of("cloud", entry(1), Death(Cause.REJECTED, "no"), 5)
     value, tag = letters.encode(letter)
     assert letters.decode(value) == letter
-    assert letters.decode_brief(tag) == letters.Brief("cloud", "run:a", "rejected", len(value))
+    brief = letters.Brief("cloud", "run:a", "rejected", len(value), entry(1).record_id, 1, "event", 1000, 5)
+    assert letters.decode_brief(tag) == brief

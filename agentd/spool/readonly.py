@@ -1,0 +1,107 @@
+"""A store that is only read: beside the daemon that writes it (SQLite's WAL lets readers be), or when none runs.
+
+One read transaction from opening to closing, so that all that is read is of one moment. Plain SELECTs: nothing of a row is
+interpreted, and rows that agentd can't have written are left out.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from agentd.errors import SpoolDamaged, StateError
+from agentd.spool.store import Put, key_of
+
+_FROM = "FROM Cache WHERE raw = 1 AND mode = 1 AND filename IS NULL AND typeof(value) = 'blob' AND key "
+_ONE = f"SELECT value {_FROM} = ?"
+_TABLE = f"SELECT key, value {_FROM} BETWEEN ? AND ? ORDER BY key"
+_TAGS = f"SELECT key, tag, length(value) {_FROM} BETWEEN ? AND ? ORDER BY key"
+_FOREIGN = f"SELECT rowid FROM Cache WHERE rowid NOT IN (SELECT rowid {_FROM} > 0 AND typeof(key) = 'integer')"  # noqa: S608 - constants
+_LAST = (1 << 48) - 1
+_BUSY_S = 5.0
+
+
+class ReadOnlyStore:
+    """See `agentd.spool.store.Rows`; whatever would write raises StateError."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is diskcache's. Raises StateError where there is no database, SpoolDamaged for one that is none."""
+        path = folder / "cache.db"
+        if not path.exists():
+            raise StateError(f"{path}: there is no spool")
+        # no log: nobody writes, and SQLite is told so, or it would leave an empty log of its own
+        alone = "" if path.with_name("cache.db-wal").exists() else "&immutable=1"
+        try:
+            self._connection = sqlite3.connect(
+                f"file:{quote(str(path))}?mode=ro{alone}", uri=True, timeout=_BUSY_S, isolation_level=None,
+                check_same_thread=False,
+            )  # fmt: skip
+            self._connection.execute("PRAGMA mmap_size = 0")
+            self._connection.execute("BEGIN")
+            self._connection.execute("SELECT 1 FROM Cache LIMIT 1").fetchone()
+        except sqlite3.OperationalError as error:
+            raise StateError(f"{path}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise SpoolDamaged(f"{path}: {error}") from error
+
+    def read(self, key: int) -> bytes | None:
+        """A row's value, None if there is none. Raises SpoolDamaged."""
+        try:
+            row = self._connection.execute(_ONE, (key,)).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise SpoolDamaged(f"row {key:#x}: {error}") from error
+        return None if row is None else bytes(row[0])
+
+    def tags(self, table: int) -> Iterator[tuple[int, bytes | None, int]]:
+        """(key, tag, value's length) of a table's rows in order; reads no value."""
+        yield from self._select(_TAGS, table)
+
+    def rows(self, table: int) -> Iterator[tuple[int, bytes]]:
+        """(key, value) of a table's rows in order."""
+        yield from self._select(_TABLE, table)
+
+    def _select(self, sql: str, table: int) -> Iterator[Any]:
+        try:
+            yield from self._connection.execute(sql, (key_of(table, 0), key_of(table, _LAST)))
+        except sqlite3.DatabaseError as error:
+            raise SpoolDamaged(f"table {table}: {error}") from error
+
+    def foreign(self) -> list[int]:
+        """The rowids of rows that agentd can't have written."""
+        return [rowid for (rowid,) in self._connection.execute(_FOREIGN)]
+
+    def commit(self, puts: Iterable[Put], deletes: Iterable[int]) -> None:  # noqa: ARG002 - the protocol's
+        raise StateError("this spool is only read")
+
+    def delete_rowids(self, rowids: Iterable[int]) -> None:  # noqa: ARG002 - the protocol's
+        raise StateError("this spool is only read")
+
+    def copy_rowid(self, rowid: int) -> bytes:
+        """A printable form of a foreign row."""
+        return repr(self._connection.execute("SELECT * FROM Cache WHERE rowid = ?", (rowid,)).fetchone()).encode()
+
+    def vacuum_step(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def become_owner(folder: Path) -> None:
+    """As root, go on as the folder's owner: SQLite may create files beside the database, which have to be his.
+
+    Raises StateError for a folder that is somebody else's and for one that does not exist.
+    """
+    try:
+        owner = folder.stat()
+    except OSError as error:
+        raise StateError(f"state folder {folder}: {error.strerror}") from error
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
+    elif owner.st_uid != os.geteuid():
+        raise StateError(f"state folder {folder} belongs to uid {owner.st_uid}, not to us (uid {os.geteuid()})")
