@@ -14,24 +14,19 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from agentd import __version__, platforms
-from agentd.ageing import AgeingClock
+from agentd import __version__, crashpoints
+from agentd.ageing import Clocks
 from agentd.compat.build import build_gateway
-from agentd.config import Config, Destination, Loaded, Secret
+from agentd.config import Loaded
 from agentd.config_checks import read_tokens
 from agentd.control import DaemonControl
-from agentd.delivery.backoff import Backoff
-from agentd.delivery.batcher import Limits as BatchLimits
+from agentd.crashpoints import Point, reached
 from agentd.delivery.courier import Courier
-from agentd.delivery.settings import Settings
-from agentd.errors import ConfigError
-from agentd.exchange import Platform, check_options
 from agentd.gate.build import build_keeper
 from agentd.gate.keeper import Keeper
 from agentd.http import Http, Way
@@ -44,7 +39,6 @@ from agentd.intake.dedupe import Window
 from agentd.intake.gates import add_gates
 from agentd.intake.reaper import Reaper
 from agentd.intake.routes import build_app
-from agentd.intake.routing import Route
 from agentd.intake.routing import Table as RoutingTable
 from agentd.intake.server import Server
 from agentd.intake.sink import SpoolSink
@@ -57,20 +51,16 @@ from agentd.spool.recovery import open_spool
 from agentd.spool.shelf import SpoolShelf
 from agentd.spool.spool import Spool
 from agentd.spool.tables import Table
-from agentd.variables import KEY_VARIABLES
+from agentd.targets import targets_of
 
 log = logging.getLogger("agentd")
 
 _TICK_S = 1.0
 _VACUUM_EVERY_TICKS = 30
+_SETTLED_TICKS = 600  # nothing is deleted for its age before: a wall clock that was wrong at the start is put right by then
 _STREAM_KEEP_US = 7 * 86400 * 10**6
 _POLL_S = 0.02
 _LAST_ANSWERS_S = 5.0  # for messages that are under way when the daemon is told to stop
-
-
-def now_us() -> int:
-    """Microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 def serve(loaded: Loaded, env: Mapping[str, str] = os.environ) -> int:
@@ -78,103 +68,6 @@ def serve(loaded: Loaded, env: Mapping[str, str] = os.environ) -> int:
     set_up(loaded.config.log.level, loaded.config.log.format)
     os.umask(0o077)
     return asyncio.run(Daemon(loaded, env).run())
-
-
-class Target:
-    """A configured destination with everything that is known before it is opened. Raises ConfigError."""
-
-    def __init__(self, name: str, config: Config, env: Mapping[str, str]) -> None:
-        self.name = name
-        self.config = config
-        self.destination: Destination = config.destinations[name]
-        self.platform: Platform = platforms.load(self.destination.platform)
-        self.base_url = self.destination.base_url or self.platform.default_base_url
-        self.kinds = self.destination.accepts(self.platform.calls)  # empty: gates only, nothing is queued for it
-        unknown = sorted(self.kinds - set(self.platform.calls))
-        if unknown:
-            raise ConfigError(f"[destinations.{name}] accept: {self.platform.name} has no call for {unknown[0]}")
-        if self.destination.api_key is None:
-            raise ConfigError(
-                f'[destinations.{name}] api_key is missing: say api_key = {{ env = "VARIABLE" }} or {{ file = "/path" }}'
-            )
-        self.api_key = self._read("api_key", self.destination.api_key, env)
-        secret = self.destination.signing_secret
-        self.signing_secret = None if secret is None else self._read("signing_secret", secret, env)
-        try:
-            check_options(self.platform, self.destination.options or {})
-        except ConfigError as error:
-            raise ConfigError(f"[destinations.{name}] {error}") from None
-        if not self.kinds and self.platform.calls:
-            log.warning("%s: takes gates only; no record is queued for it", name, extra={"action": "gates_only"})
-
-    def _read(self, key: str, secret: Secret, env: Mapping[str, str]) -> str:
-        try:
-            return secret.read(env)
-        except ConfigError as error:
-            raise ConfigError(f"[destinations.{self.name}] {key}: {error}") from error
-
-    @property
-    def identity(self) -> str:
-        """What its queue, references and seals belong to."""
-        agents = self.destination.agents
-        return f"{self.platform.name} at {self.base_url} for " + (
-            "every agent" if agents is None else str(dict(sorted(agents.items())))
-        )
-
-    def agent_of(self, local: str) -> str:
-        """The platform's id for a local agent name; the name itself where no table says otherwise."""
-        default = self.destination.agent_id or ""
-        name = local or default
-        agents = self.destination.agents
-        if agents is None:
-            return name
-        exact = agents.get(name)
-        return (
-            exact
-            if exact is not None
-            else next((to for pattern, to in agents.items() if fnmatchcase(name, pattern)), name)
-        )
-
-    def route(self) -> Route:
-        agents = self.destination.agents
-        return Route(
-            self.name,
-            self.kinds,
-            self.platform.introduces,
-            None if agents is None else tuple(agents),
-            self.destination.agent_id or "",
-            self.destination.ordering,
-        )
-
-    def settings(self) -> Settings:
-        batch = self.config.batch_of(self.name)
-        return Settings(
-            name=self.name,
-            api_key=self.api_key,
-            limits=BatchLimits(
-                batch.max_events,
-                int(batch.max_bytes),
-                int(batch.max_interval * 1e6),
-                batch.max_request_events or batch.max_events,
-            ),
-            max_in_flight=self.destination.max_in_flight,
-            backoff=Backoff(float(self.config.retry.initial), float(self.config.retry.max)),
-            reference_wait_us=int(self.config.intake.reference_wait * 1e6),
-            agent_of=self.agent_of,
-            inject_id=self.destination.inject_id,
-            options=self.destination.options or {},
-            signing_secret=self.signing_secret,
-        )
-
-
-def targets_of(config: Config, env: Mapping[str, str]) -> dict[str, Target]:
-    """Every configured destination. Raises ConfigError, also when there is none."""
-    if not config.destinations:
-        raise ConfigError(
-            "no destination: add a section [destinations.NAME] to the configuration, or set a platform's own key "
-            f"({', '.join(KEY_VARIABLES)}); 'agentd demo' needs neither"
-        )
-    return {name: Target(name, config, env) for name in config.destinations}
 
 
 class Left(NamedTuple):
@@ -193,6 +86,7 @@ class Daemon:
         SIGTERM and SIGINT are left to the caller, who ends it by `stop`; and since the command runs under our own uid, being of
         that uid is no reason to let anybody decide what agents may do.
         """
+        crashpoints.arm(env)
         self.loaded = loaded
         self.ready = asyncio.Event()
         self.left: dict[str, Left] = {}
@@ -203,6 +97,7 @@ class Daemon:
         self.access = Access(self.config.security, read_tokens(self.config, env))
         self.http_url = ""  # where `listen.http` is, with its real port; empty without it, and until `ready`
         self._trusted = {0, os.geteuid(), *self.config.security.admin_uids}
+        self._clocks = Clocks()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._failed = False
@@ -225,8 +120,9 @@ class Daemon:
                 stack.push_async_callback(sink.close)
                 stack.callback(reaper.close)
                 keeper = build_keeper(
-                    self.targets, self.config, ways=ways, spool=spool, sink=sink, trusted_uids=self._trusted
-                )
+                    self.targets, self.config, ways=ways, spool=spool, sink=sink, trusted_uids=self._trusted,
+                    clocks=self._clocks,
+                )  # fmt: skip
                 stack.push_async_callback(keeper.close)
                 await keeper.start()
                 server: list[Server] = []
@@ -238,6 +134,7 @@ class Daemon:
                     lambda: server[0].connections if server else 0,
                     lambda: self.http_url or None,
                     keeper,
+                    clocks=self._clocks,
                     decides=not self._beside,
                 )
                 for name, courier in couriers.items():
@@ -252,19 +149,23 @@ class Daemon:
                     keeper=keeper,
                     http=http,
                     is_admin=control.may_decide,
+                    clocks=self._clocks,
                 ).add_to(app)
                 server.append(Server(self.config, sink, app))
                 await server[0].start()
                 stack.push_async_callback(server[0].aclose)
                 self.http_url = server[0].http_url or ""
                 await stack.enter_async_context(self._running(couriers, spool, sink, keeper, reaper))
+                reached(Point.RECOVERY_STARTED)
                 places = " and ".join(filter(None, (self.config.listen.socket, self.http_url)))
                 log.info("agentd %s takes records at %s", __version__, places, extra={"action": "started"})
                 self.ready.set()
                 await self._stop.wait()
                 control.draining = True
                 log.info("stopping", extra={"action": "stopping"})
+                reached(Point.SHUTDOWN_BEGUN)
                 await self._drain(spool, couriers, server[0], keeper, reaper)
+        reached(Point.SHUTDOWN_CLOSED)
         log.info("stopped", extra={"action": "stopped"})
         return int(self._failed)
 
@@ -318,7 +219,7 @@ class Daemon:
             limits=limits,
             identities={name: target.identity for name, target in self.targets.items()},
             journal=Journal(int(config.journal.retention * 1e6), int(config.journal.max_bytes)),
-            now_us=now_us,
+            now_us=self._clocks.now_us,
         )
 
     def _name_removed(self, spool: Spool) -> None:
@@ -333,7 +234,10 @@ class Daemon:
     def _couriers(self, spool: Spool, ways: Mapping[str, Way]) -> dict[str, Courier]:
         couriers = {}
         for name, target in self.targets.items():
-            courier = Courier(target.settings(), target.platform, SpoolOutbox(spool, name), ways[name])
+            courier = Courier(
+                target.settings(), target.platform, SpoolOutbox(spool, name), ways[name],
+                now_us=self._clocks.now_us, age_us=self._clocks.age_us,
+            )  # fmt: skip
             spool.listen(name, courier.touch)
             couriers[name] = courier
         return couriers
@@ -354,7 +258,6 @@ class Daemon:
                     "a stream's outcomes are damaged: its client's repeats may be stored twice",
                     extra={"action": "quarantine"},
                 )
-        shelf.drop_streams(known.prune(now_us() - _STREAM_KEEP_US))
         table = RoutingTable(target.route() for target in self.targets.values())
         admission = Admission(
             table,
@@ -372,7 +275,7 @@ class Daemon:
             window,
             known,
             max_frame_bytes=int(config.intake.max_frame_bytes),
-            now_us=now_us,
+            now_us=self._clocks.now_us,
             clock=time.monotonic,
             runs=reaper,
         )
@@ -380,18 +283,17 @@ class Daemon:
         return sink, reaper
 
     async def _housekeeping(self, spool: Spool, sink: SpoolSink, keeper: Keeper, reaper: Reaper) -> None:
-        clock = AgeingClock(now_us(), time.monotonic())
         keep_us = int(self.config.runs.keep * 1e6)
         ticks = 0
         while True:
             await asyncio.sleep(_TICK_S)
             ticks += 1
-            ageing_us = clock.now_us(now_us(), time.monotonic())
-            spool.tick(ageing_us, keep_us)
+            age_us = self._clocks.ages() if ticks > _SETTLED_TICKS else lambda _at_us: 0
+            spool.tick(age_us, keep_us)
             keeper.tick()
             reaper.tick()
             if ticks % _VACUUM_EVERY_TICKS == 0:
-                spool.drop_rows(Table.STREAM, sink.prune(ageing_us - _STREAM_KEEP_US))
+                spool.drop_rows(Table.STREAM, sink.prune(_older_than(_STREAM_KEEP_US, age_us)))
                 while await spool.vacuum():
                     await asyncio.sleep(0)
 
@@ -416,6 +318,7 @@ class Daemon:
             if not any(spool.queues[name].live and courier.moving(deadline) for name, courier in couriers.items()):
                 break
             await asyncio.sleep(_POLL_S)
+        reached(Point.SHUTDOWN_DRAINED)
         self.dead_letters = spool.dead_count
         for name, queue in spool.queues.items():
             if queue.live:
@@ -430,6 +333,10 @@ class Daemon:
         while keeper.under_way and time.monotonic() < deadline and not self._hurry.is_set():
             await asyncio.sleep(_POLL_S)
         await keeper.close()
+
+
+def _older_than(limit_us: int, age_us: Callable[[int], int]) -> Callable[[int], bool]:
+    return lambda at_us: age_us(at_us) > limit_us
 
 
 @contextlib.contextmanager

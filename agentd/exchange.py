@@ -6,7 +6,9 @@ and nothing above it sees a status code.
 
 from __future__ import annotations
 
+import email.utils
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC
 from typing import NamedTuple, Protocol
 
 from msgspec import Struct
@@ -68,10 +70,24 @@ class Lost(Struct, frozen=True):
     sent: bool
 
 
+def told_at(answer: Response | Lost, now_s: float) -> float:
+    """When the answer was made, by its `Date` (RFC 9110 §6.6.1); by our clock, which may be wrong, where it has none.
+
+    Moments that an answer names (`Retry-After` as a date, the reset of a quota) are of the clock that it was made by.
+    """
+    if isinstance(answer, Lost):
+        return now_s
+    try:
+        said = email.utils.parsedate_to_datetime(answer.headers.get("date", ""))
+        return (said if said.tzinfo else said.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return now_s
+
+
 class Attempt(Struct, frozen=True):
     """In which light an answer is to be read."""
 
-    now_s: float  # Unix time
+    now_s: float  # Unix time, by the platform's own clock where its answer says it: see `told_at`
     maybe_taken: bool = False  # an earlier try of these bytes may have been taken
     ended: bool = False  # the run (or what the lane is about) had its end delivered before this
     agent_id: str = ""  # the platform's id of the agent that asked, where a gate's decision is read; empty: not known

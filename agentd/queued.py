@@ -102,6 +102,25 @@ class Try(Struct, frozen=True, array_like=True):
     reason: str
 
 
+class Allowed(Struct, frozen=True, array_like=True):
+    """What somebody who came with a local token was allowed then: agents (names or globs) and destinations; None: all of them."""
+
+    agent_ids: tuple[str, ...] | None
+    destinations: tuple[str, ...] | None
+
+
+class Refused(Struct):
+    """A decision or lifecycle record that was refused at intake as invalid. `body` is as it was sent, but for its length."""
+
+    kind: str
+    record_id: bytes
+    lane: str  # of its run, "" where it names none that can be read
+    body: bytes
+    source: Source
+    reason: str
+    allowed: Allowed | None = None  # of who came with a local token; None: over the Unix socket
+
+
 class Death(Struct):
     """Why a batch's records are buried. `history` holds its last tries, the oldest first."""
 

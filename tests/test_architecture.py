@@ -39,6 +39,7 @@ EQUIPMENT = {
     "withheld",
     "logs",
     "systemd",
+    "crashpoints",
 }
 ROOMS = {"intake", "spool", "delivery", "platforms"}
 ROOT_ROOM = ""  # agentd/__init__.py: the version, and names that are loaded when they are asked for
@@ -53,10 +54,11 @@ ALLOWED = (
         "gate": COMMON | EQUIPMENT | ROOMS,
         "compat": COMMON | EQUIPMENT | ROOMS | {"gate"},
         "control": COMMON | EQUIPMENT | ROOMS | {"gate"},
-        "daemon": COMMON | EQUIPMENT | ROOMS | {"control", "gate", "compat"},
+        "targets": COMMON | EQUIPMENT | ROOMS,
+        "daemon": COMMON | EQUIPMENT | ROOMS | {"control", "gate", "compat", "targets"},
         "client": COMMON,
         "sandbox": COMMON | {"client"},  # never what it is to check: platforms, spool, delivery, intake, daemon
-        "cli": COMMON | EQUIPMENT | ROOMS | {"control", "daemon", "gate", "compat", "client", "sandbox"},
+        "cli": COMMON | EQUIPMENT | ROOMS | {"control", "daemon", "targets", "gate", "compat", "client", "sandbox"},
         "testing": COMMON | {"spool"},
         "__main__": {"cli"},
         ROOT_ROOM: {"client", "errors"},

@@ -16,8 +16,8 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct, field
 
+from agentd.ageing import Clocks
 from agentd.config import Config, Secret
-from agentd.daemon import Target, now_us, targets_of
 from agentd.delivery import batcher
 from agentd.delivery.sealing import Sealer, Wait, key_of
 from agentd.errors import RecordError
@@ -31,6 +31,7 @@ from agentd.intake.routing import Table
 from agentd.outcomes import Cause
 from agentd.queued import DEAD, KNOWN, Entry, Ref, made_up
 from agentd.records import INTRODUCES, LossClass, Record, kind_of
+from agentd.targets import Target, targets_of
 
 MASK = "***"
 _VARIABLE = "SECRET"
@@ -147,8 +148,11 @@ class Delivery:
         self._queue = Queue(target.name, stage, entries)
         self._settings = target.settings()
         self._begun_us = self._now_us = begun_us
-        self._sealer = Sealer(self._settings, target.platform, self._queue, lambda: self._now_us)
+        self._sealer = Sealer(self._settings, target.platform, self._queue, self._age_us)
         self.outlook = Outlook(target.platform.name, target.base_url)
+
+    def _age_us(self, admitted_us: int) -> int:
+        return self._now_us - admitted_us
 
     def run(self) -> Outlook:
         """Round the lanes until nothing is left."""
@@ -171,7 +175,7 @@ class Delivery:
 
     def _step(self, lane: str) -> bool:
         """The lane's next request; False if it has to wait."""
-        plan = batcher.plan(self._queue.peek(lane), self._sealer.call, self._settings.limits, self._now_us, _ALL)
+        plan = batcher.plan(self._queue.peek(lane), self._sealer.call, self._settings.limits, self._age_us, _ALL)
         entries = list(itertools.islice(self._queue.peek(lane), plan.take))
         try:
             entries = self._sealer.resolve(entries)
@@ -227,7 +231,7 @@ class Delivery:
 def rehearse(items: Sequence[Record | RecordError], config: Config) -> tuple[list[Judged], dict[str, Outlook]]:
     """What would become of the records. Raises ConfigError where the daemon would not start."""
     targets = targets_of(_without_secrets(config), {_VARIABLE: MASK})
-    stage, begun_us = Stage(config), now_us()
+    stage, begun_us = Stage(config), Clocks().now_us()
     judged, copies = _admit(items, config, targets, stage, begun_us)
     return judged, {
         name: Delivery(target, stage, copies.get(name, ()), begun_us).run() for name, target in targets.items()

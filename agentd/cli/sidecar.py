@@ -56,8 +56,8 @@ def sidecar(ctx: click.Context, require_delivered: bool, command: tuple[str, ...
 def run_sidecar(loaded: Loaded, command: tuple[str, ...], *, require_delivered: bool) -> int:
     """Daemon and command to their ends. Returns the exit status; the last line says what remains."""
     from agentd.cli.sidecar_state import foreign, settle
-    from agentd.daemon import targets_of
     from agentd.logs import set_up
+    from agentd.targets import targets_of
 
     config = loaded.config
     set_up(config.log.level, config.log.format)

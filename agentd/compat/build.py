@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Protocol, cast
 
+from agentd.ageing import Clocks
 from agentd.compat.gateway import Gateway
 from agentd.compat.names import Agents, Names, locals_of
 from agentd.compat.paths import Doors
@@ -54,7 +54,7 @@ def build_gateway(
     keeper: Keeper,
     http: Http,
     is_admin: Callable[[Peer], bool],
-    now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    clocks: Clocks,
 ) -> Gateway:
     """The platforms of all destinations towards their SDKs; `add_to` puts it into the intake's application."""
     wait_s = float(config.intake.reference_wait)
@@ -62,12 +62,12 @@ def build_gateway(
     return Gateway(
         stands,
         sink,
-        Telemetry(sink),
+        Telemetry(sink, clocks.said_us),
         Relay(keeper, http),
         http,
         is_admin=is_admin,
         body_timeout_s=float(config.intake.frame_timeout),
-        now_us=now_us,
+        now_us=clocks.now_us,
     )
 
 

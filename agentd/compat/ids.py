@@ -7,13 +7,14 @@ dedupe window, which is on disk with the records.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from uuid import UUID
 
 from msgspec import Struct
 
 _MINUTE_US = 60 * 10**6
-_REMEMBERED = 10  # minutes
+REMEMBERED_US = 10 * _MINUTE_US
 
 
 class Caller(Struct, frozen=True):
@@ -53,8 +54,13 @@ class Naming(Struct, frozen=True):
         return [UUID(int=first ^ index) for index in range(count)]
 
 
-def namings(caller: Caller, path: str, body: bytes, now_us: int) -> list[Naming]:
-    """What the call's ids are, and what they were if it came first in one of the ten minutes before; this minute's first."""
+def namings(caller: Caller, path: str, body: bytes, spans: Iterable[tuple[int, int]]) -> list[Naming]:
+    """What the call's ids are, and what they were if it came first in one of the minutes before; this minute's first.
+
+    `spans` is what the wall clock said in the last `REMEMBERED_US`, the latest first (`agentd.ageing.Clocks.said_us`).
+    """
     digest = blake2b(body, digest_size=16).digest()
-    now = now_us // _MINUTE_US
-    return [Naming(caller, path, digest, now - ago) for ago in range(_REMEMBERED + 1)]
+    minutes = dict.fromkeys(
+        minute for first_us, last_us in spans for minute in range(last_us // _MINUTE_US, first_us // _MINUTE_US - 1, -1)
+    )
+    return [Naming(caller, path, digest, minute) for minute in minutes]

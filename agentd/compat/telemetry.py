@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from agentd.compat.ids import Caller, Naming, namings
+from agentd.compat.ids import REMEMBERED_US, Caller, Naming, namings
 from agentd.compat.names import Asker, Refused
 from agentd.compat.paths import path_of
 from agentd.compat.stands import Stand
@@ -35,7 +35,9 @@ class Store(Sink, Protocol):
 class Telemetry:
     """Takes what an SDK reports."""
 
-    def __init__(self, sink: Store) -> None:
+    def __init__(self, sink: Store, said_us: Callable[[int], list[tuple[int, int]]]) -> None:
+        """`said_us` is what the wall clock said (agentd.ageing)."""
+        self._said_us = said_us
         self._sink = sink
         self._knows = sink.knows
         self._told: set[tuple[str, str]] = set()
@@ -68,7 +70,8 @@ class Telemetry:
         """The call's records, under the ids that they had if it came in the last ten minutes."""
         uid = asker.peer.uid
         path = path_of(called.door, called.segments, called.query)
-        newest, *older = namings(Caller(uid, asker.peer.token, stand.name), path, called.body, called.now_us)
+        caller, spans = Caller(uid, asker.peer.token, stand.name), self._said_us(REMEMBERED_US)
+        newest, *older = namings(caller, path, called.body, spans)
         handed = stand.stand_in.hand_over(called, newest.make_id)
         if handed.key:
             return handed, newest

@@ -1,4 +1,4 @@
-"""What of a lane goes into the next request, and when (promise 3). Pure: records and `now` in, a plan out."""
+"""What of a lane goes into the next request, and when (promise 3). Pure: records and their ages in, a plan out."""
 
 from __future__ import annotations
 
@@ -43,22 +43,26 @@ class Limits(Struct, frozen=True):
 
 
 class Plan(NamedTuple):
-    """Send `take` records of the lane now, or look again at `at_us`; neither for an empty lane."""
+    """Send `take` records of the lane now, or look again after `wait_us`; neither for an empty lane."""
 
     take: int
-    at_us: int | None
+    wait_us: int | None
 
 
 IDLE = Plan(0, None)
 
 
 def plan(
-    records: Iterable[R], call_of: Callable[[str], Batchable], limits: Limits, now_us: int, flush_through: int = 0
+    records: Iterable[R],
+    call_of: Callable[[str], Batchable],
+    limits: Limits,
+    age_us: Callable[[int], int],
+    flush_through: int = 0,
 ) -> Plan:
-    """Decide over a lane's records, which come in order.
+    """Decide over a lane's records, which come in order; `age_us` says how long ago one was admitted.
 
     A call for one record goes at once, and sends what is before it at once. `flush_through` is the highest number that
-    somebody waits for: it makes a batch due, as does an age below zero (the clock was put back).
+    somebody waits for: it makes a batch due.
     """
     count = size = 0
     first: R | None = None
@@ -79,8 +83,8 @@ def plan(
         size += len(record.body)
     if first is None:
         return IDLE
-    age_us = now_us - first.admitted_us
+    left_us = limits.max_interval_us - age_us(first.admitted_us)
     due = count >= limits.max_events or count >= limits.max_request_events or size >= limits.max_bytes
-    if due or first.number <= flush_through or not 0 <= age_us < limits.max_interval_us:
+    if due or first.number <= flush_through or left_us <= 0:
         return Plan(count, None)
-    return Plan(0, first.admitted_us + limits.max_interval_us)
+    return Plan(0, left_us)

@@ -15,13 +15,15 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
+from agentd.ageing import Clocks
+from agentd.crashpoints import Point, reached
 from agentd.delivery import batcher
 from agentd.delivery.circuit import Circuit, Health
 from agentd.delivery.lanes import Hold, Lane, Lanes
 from agentd.delivery.ports import Outbox
 from agentd.delivery.sealing import Sealer, Wait
 from agentd.delivery.settings import Settings
-from agentd.exchange import Attempt, Lost, Platform, Request, Response, Sending, Transport, Unencodable
+from agentd.exchange import Attempt, Lost, Platform, Request, Response, Sending, Transport, Unencodable, told_at
 from agentd.outcomes import Cause, Delivered, Pause, Reject, Retry, Scope, Split, Unknown, Verdict
 from agentd.queued import Death, Entry, Seal, Try
 
@@ -57,8 +59,10 @@ class Courier:
         *,
         clock: Callable[[], float] = time.monotonic,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        age_us: Callable[[int], int] | None = None,
         share: Callable[[], float] = random.random,
     ) -> None:
+        """`age_us` judges the stamps of whoever admitted the records (agentd.ageing); by `now_us` alone if it is left out."""
         self.settings = settings
         self.platform = platform
         self.circuit = Circuit(settings.backoff)
@@ -67,13 +71,15 @@ class Courier:
         self.flush_through = 0
         self._newest_only = frozenset(kind for kind, call in platform.calls.items() if call.newest_only)
         self._outbox = outbox
-        self._sealer = Sealer(settings, platform, outbox, now_us)
+        self._age_us = age_us or Clocks(now_us, clock).age_us
+        self._sealer = Sealer(settings, platform, outbox, self._age_us)
         self._transport = transport
         self._clock = clock
         self._now_us = now_us
         self._share = share
         self._observe: Callable[[str, float, int], None] = lambda _verdict, _seconds, _records: None
         self._wake = asyncio.Event()
+        self._suspended = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -99,7 +105,19 @@ class Courier:
     def flush(self) -> None:
         """Send everything that is queued by now without waiting for batches to fill."""
         self.flush_through = max(self.flush_through, self._outbox.highest)
-        for lane in self.lanes.release():
+        self._release()
+
+    def suspend(self) -> None:
+        """Start no request until `resume`; what is under way ends as it does."""
+        self._suspended = True
+
+    def resume(self) -> None:
+        """Go on, and look at every lane anew: what it waited for may be gone."""
+        self._suspended = False
+        self._release()
+
+    def _release(self, keys: list[str] | None = None) -> None:
+        for lane in self.lanes.release(keys):
             self._outbox.unblock(lane)
         self._wake.set()
 
@@ -142,6 +160,8 @@ class Courier:
             return
 
     def _next_time(self) -> float | None:
+        if self._suspended:
+            return None
         times = [time for time in (self.lanes.next_time(),) if time is not None]
         if self.circuit.health is not Health.OK and self.lanes.has_ready and not self.lanes.in_flight:
             times.append(self.circuit.until)
@@ -149,6 +169,8 @@ class Courier:
 
     def _step(self) -> None:
         """Start whatever may start now."""
+        if self._suspended:
+            return
         now = self._clock()
         for key in self.lanes.expire(now):
             self._outbox.unblock(key)
@@ -174,14 +196,13 @@ class Courier:
                 self._outbox.fill()  # its listener touches the lane once they are in memory
             return
         plan = batcher.plan(
-            self._outbox.peek(lane.key), self._sealer.call, self.settings.limits, self._now_us(), self.flush_through
+            self._outbox.peek(lane.key), self._sealer.call, self.settings.limits, self._age_us, self.flush_through
         )
         if plan.take:
             records = [entry for entry, _ in zip(self._outbox.peek(lane.key), range(plan.take), strict=False)]
             self._start(lane, None, records)
-        elif plan.at_us is not None:
-            wait_s = max(0.0, (plan.at_us - self._now_us()) / 1e6)
-            self.lanes.hold(lane, Hold.GATHERING, now + wait_s)
+        elif plan.wait_us is not None:
+            self.lanes.hold(lane, Hold.GATHERING, now + plan.wait_us / 1e6)
         else:
             self.lanes.forget(lane)
 
@@ -238,7 +259,9 @@ class Courier:
             return
         if seal is None:
             seal = self._sealer.new_seal(entries, request)
+            reached(Point.SEAL_MADE)
             await self._outbox.seal(seal)
+            reached(Point.SEAL_STORED)
         await self._send(lane, seal, entries, request)
 
     async def _send(self, lane: Lane, seal: Seal, entries: list[Entry], request: Request) -> None:
@@ -251,9 +274,11 @@ class Courier:
         maybe_taken = seal.tried
         seal.tried = True
         begun = self._clock()
+        reached(Point.SEND_BEGUN)
         answer = await self._transport.send(request, headers)
+        reached(Point.SEND_ANSWERED)
         spent = self._clock() - begun
-        attempt = Attempt(self._now_us() / 1e6, maybe_taken, self._has_ended(entries[0]))
+        attempt = Attempt(told_at(answer, self._now_us() / 1e6), maybe_taken, self._has_ended(entries[0]))
         verdict = self.platform.classify(self._sealer.call(entries[0].kind), entries, answer, attempt)
         if isinstance(answer, Lost) and not answer.sent:
             seal.tried = maybe_taken
@@ -262,6 +287,7 @@ class Courier:
         self.counts.requests += 1
         self.counts.latency_s += spent
         self._observe(type(verdict).__name__.lower(), spent, len(entries))
+        reached(Point.VERDICT_GIVEN)
         await self._apply(verdict, lane, seal, entries, answer)
 
     # -- verdicts ----------------------------------------------------------------------------------------------------
@@ -282,12 +308,17 @@ class Courier:
                 self._pause(verdict, lane, now)
             case Split() if len(entries) > 1:
                 self.lanes.succeeded(lane)
-                await self._outbox.split(seal, self._sealer.halves(seal, entries))
+                await self._split(seal, entries)
             case Split() | Reject():
                 await self._reject(verdict.cause, verdict.reason, lane, seal, entries, answer)
             case Unknown():
                 death = _death(Cause.OUTCOME_UNKNOWN, verdict.reason, lane, seal, answer)
                 await self._bury(lane, seal, entries, death)
+
+    async def _split(self, seal: Seal, entries: list[Entry]) -> None:
+        reached(Point.SPLIT_MADE)
+        await self._outbox.split(seal, self._sealer.halves(seal, entries))
+        reached(Point.SPLIT_STORED)
 
     async def _settle(self, lane: Lane, seal: Seal, entries: list[Entry], verdict: Delivered) -> None:
         tries = lane.failures + 1
@@ -297,13 +328,14 @@ class Courier:
         if self.circuit.delivered(self._clock()):
             log.info("%s: delivers again", self.settings.name, extra={"action": "resumed"})
             self.lanes.forgive()  # what failed with everything else is no poison
-            for key in self.lanes.release():
-                self._outbox.unblock(key)
+            self._release()
+        reached(Point.SETTLE_BEGUN)
         future = self._outbox.settle(seal, entries, verdict.learned, tries)
+        reached(Point.SETTLE_HANDED_OVER)
         if verdict.learned:  # others may wait for these ids, and must not be sent before the ids are on disk
             await future
-            for key in self.lanes.release(self.lanes.waiting_for_references()):
-                self._outbox.unblock(key)
+            reached(Point.LEARN_STORED)
+            self._release(self.lanes.waiting_for_references())
         self._wake.set()
 
     async def _retry(self, verdict: Retry, lane: Lane, seal: Seal, entries: list[Entry], now: float) -> None:
@@ -323,7 +355,7 @@ class Courier:
         )
         if poisoned and len(entries) > 1:
             self.lanes.succeeded(lane)
-            await self._outbox.split(seal, self._sealer.halves(seal, entries))
+            await self._split(seal, entries)
         elif poisoned:
             reason = f"failed {lane.failures} times alone: {verdict.reason}"
             await self._bury(lane, seal, entries, _death(Cause.REJECTED, reason, lane, seal, None))
@@ -373,7 +405,9 @@ class Courier:
         )  # fmt: skip
         self.lanes.succeeded(lane)
         lane.history = []
+        reached(Point.BURY_BEGUN)
         await self._outbox.bury(seal, entries, death)
+        reached(Point.BURY_STORED)
 
     async def _bury_one(self, seal: Seal | None, entries: list[Entry], error: Unencodable) -> None:
         """The one record that can't be expressed, or all of the batch where an id will never be known."""

@@ -7,6 +7,7 @@ starves another; lanes that wait for a time stand in a heap.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from enum import StrEnum
 
 from msgspec import Struct
@@ -59,6 +60,13 @@ class Lanes:
 
     def __len__(self) -> int:
         return len(self._lanes)
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
+    def find(self, key: str) -> Lane | None:
+        """What is remembered of a lane, if anything is."""
+        return self._lanes.get(key)
 
     def get(self, key: str) -> Lane:
         lane = self._lanes.get(key)

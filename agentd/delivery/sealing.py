@@ -53,11 +53,14 @@ class Planted(Unencodable):
 class Sealer:
     """Makes batches for one destination; it has no state of its own."""
 
-    def __init__(self, settings: Settings, platform: Platform, outbox: Lookup, now_us: Callable[[], int]) -> None:
+    def __init__(
+        self, settings: Settings, platform: Platform, outbox: Lookup, age_us: Callable[[int], int]
+    ) -> None:
+        """`age_us` says how long ago a record was admitted."""
         self.settings = settings
         self.platform = platform
         self._outbox = outbox
-        self._now_us = now_us
+        self._age_us = age_us
 
     def call(self, kind: str) -> Call:
         return self.platform.calls[kind]
@@ -106,9 +109,8 @@ class Sealer:
                 raise Planted(ref, index)
 
     def _left_us(self, entry: Entry) -> int:
-        """How long the record may still wait for a reference; a clock that was put back counts as time over."""
-        left_us = entry.admitted_us + self.settings.reference_wait_us - self._now_us()
-        return left_us if left_us <= self.settings.reference_wait_us else 0
+        """How long the record may still wait for a reference."""
+        return self.settings.reference_wait_us - self._age_us(entry.admitted_us)
 
     def _context(self) -> Context:
         return Context(self.settings.agent_of, self._platform_id, self.settings.inject_id, self.settings.options)

@@ -186,16 +186,20 @@ class Book:
             rows.append(self._drop(next(iter(self._unkeyed))))
         return rows
 
-    def prune(self, now_us: int, remember_us: int) -> list[int]:
-        """Let those go that were decided more than `remember_us` ago; their rows. Keys that were the client's own lose their weight."""
+    def prune(self, age_us: Callable[[int], int], remember_us: int) -> list[int]:
+        """Let those go that were decided more than `remember_us` ago; their rows. Keys that were the client's own lose their weight.
+
+        `age_us` says how long ago a gate was decided.
+        """
         for stored in self._gates.values():
             brief = stored.brief
-            is_over = brief.step is Step.FINAL and brief.decided_us < now_us - _OWN_KEY_US
+            is_over = brief.step is Step.FINAL and age_us(brief.decided_us) > _OWN_KEY_US
             if is_over and _has_own_key(brief) and brief.gate_id not in self._unkeyed:
                 self._keep(stored, -1)
                 self._unkeyed[brief.gate_id] = None
-        before = now_us - remember_us
-        return [self._drop(gate_id) for gate_id, stored in list(self._gates.items()) if _is_old(stored.brief, before)]
+        final = [stored.brief for stored in self._gates.values() if stored.brief.step is Step.FINAL]
+        old = [brief for brief in final if age_us(brief.decided_us) > remember_us and not _is_kept(brief)]
+        return [self._drop(brief.gate_id) for brief in old]
 
     def _drop(self, gate_id: str) -> int:
         row = self._gates[gate_id].row
@@ -203,7 +207,6 @@ class Book:
         return row
 
 
-def _is_old(brief: Brief, before_us: int) -> bool:
-    """Whether it was decided before that, and no key has to be kept because it may have acted."""
-    has_key = brief.key is not None and not _has_own_key(brief)
-    return brief.step is Step.FINAL and brief.decided_us < before_us and not (has_key and is_unresolved(brief))
+def _is_kept(brief: Brief) -> bool:
+    """Whether its key has to be kept, however old, because it may have acted."""
+    return brief.key is not None and not _has_own_key(brief) and is_unresolved(brief)

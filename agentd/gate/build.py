@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
+from agentd.ageing import Clocks
 from agentd.config import Config, Destination
 from agentd.delivery.backoff import Backoff
 from agentd.exchange import Platform
@@ -63,6 +64,7 @@ def build_keeper(
     spool: Spool,
     sink: Sink,
     trusted_uids: Iterable[int],
+    clocks: Clocks,
 ) -> Keeper:
     """The gates of every destination that has some; `start` is still to be called."""
     backoff = Backoff(float(config.retry.initial), float(config.retry.max))
@@ -77,6 +79,8 @@ def build_keeper(
         index_bytes=int(config.memory.budget) // _INDEX_SHARE,
         announce=_announcer([site.route() for site in sites.values()], sink),
         trusted_uids=trusted_uids,
+        now_us=clocks.now_us,
+        clocks=clocks,
     )
 
 

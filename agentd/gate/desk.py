@@ -111,7 +111,7 @@ class Common(Struct):
     shelf: Shelf
     clock: Callable[[], float]
     now_us: Callable[[], int]
-    ageing_us: Callable[[], int]  # the wall clock, but never faster than time goes by (agentd.ageing)
+    age_us: Callable[[int], int]  # how long ago `now_us` said this (agentd.ageing)
     share: Callable[[], float]
     reference_wait_s: float
     follow_s: float

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from agentd.crashpoints import Point, reached
 from agentd.errors import SpoolFull
 from agentd.exchange import Context, Lost, Reference, Request, Unencodable
 from agentd.gate.desk import Common, Desk, Way
@@ -170,7 +171,10 @@ class Flow:
         self._check_circuit()
         word = Word.PENDING if self.sender.goes_on else self.gate.word
         await self._save(msgspec.structs.replace(self.gate, step=Step.SENDING, word=word), [*steps, Step.SENDING])
-        return await self.sender.send(request)
+        reached(Point.GATE_SENDING)
+        outcome = await self.sender.send(request)
+        reached(Point.GATE_ANSWERED)
+        return outcome
 
     def _check_circuit(self) -> None:
         if self.desk.breaker.shut(self.common.clock()):
@@ -235,7 +239,7 @@ class Flow:
         sender = self.sender
         wait_s = min(self.adapter.traits.poll_timeout_s, sender.left_s())
         answer = await sender.exchange(guarded.guard(), wait_s, guard=True)
-        ruling = sender.rule(lambda: guarded.rule_guard(answer, sender.attempt()), answer)
+        ruling = sender.rule(lambda: guarded.rule_guard(answer, sender.attempt(answer)), answer)
         if ruling is not None:
             away = isinstance(answer, Lost) and not answer.sent
             raise Unsent(ruling.reason, HeldBack.NO_CONNECTION if away else HeldBack.OTHER, ruling.word)
@@ -274,6 +278,7 @@ class Flow:
         except SpoolFull:
             self._give_up("the verdict could not be recorded (disk full)")
             await self._keep(gate)
+        reached(Point.GATE_SETTLED)
         if first:
             self.common.observe(gate.destination, gate.gate, self.waited_s)
 

@@ -12,7 +12,7 @@ import logging
 
 import msgspec
 
-from agentd.exchange import Attempt, Request, Unencodable
+from agentd.exchange import Attempt, Request, Unencodable, told_at
 from agentd.gate.flow import Flow
 from agentd.gate.sending import Outcome, json_of, status_of
 from agentd.gating import Ruling, Word
@@ -57,7 +57,7 @@ def _is_waited_for(flow: Flow) -> bool:
 
 
 def _left_s(flow: Flow) -> float:
-    return flow.gate.asked_us / 1e6 + flow.common.follow_s - flow.common.ageing_us() / 1e6
+    return flow.common.follow_s - flow.common.age_us(flow.gate.asked_us) / 1e6
 
 
 def _expired(flow: Flow) -> Ruling:
@@ -91,7 +91,8 @@ async def _poll(flow: Flow, request: Request) -> Ruling:
     traits = flow.adapter.traits
     async with contextlib.nullcontext() if _is_waited_for(flow) else flow.desk.polls:
         answer = await flow.sender.fetch(request, traits.poll_timeout_s)
-    attempt = Attempt(flow.common.now_us() / 1e6, agent_id=flow.desk.agent_of(flow.gate.source.agent))
+    now_s = told_at(answer, flow.common.now_us() / 1e6)
+    attempt = Attempt(now_s, agent_id=flow.desk.agent_of(flow.gate.source.agent))
     try:
         ruling = flow.adapter.rule_followed(flow.question, answer, attempt)
     except Exception as error:

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -23,7 +24,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentd.ageing import AgeingClock
+from agentd.ageing import Clocks
 from agentd.exchange import Context, Lost, Request, Response
 from agentd.gate import answers, following
 from agentd.gate.asking import Asking, read_asking, read_resolution
@@ -45,7 +46,7 @@ from agentd.standin import Asked
 log = logging.getLogger("agentd.gate")
 
 _GRACE_S = 1.0  # for the commit of a verdict that came with the deadline
-_PRUNE_EVERY_US = 30 * 10**6
+_PRUNE_EVERY_S = 30.0
 _EVERYTHING = Grant()
 _RELAY_S = 30.0  # the least that a gate gets whose SDK has a time limit of its own
 
@@ -90,11 +91,12 @@ class Keeper:
         new_id: Callable[[], bytes] | None = None,
         clock: Callable[[], float] = time.monotonic,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        clocks: Clocks | None = None,
         share: Callable[[], float] = random.random,
     ) -> None:
         """`announce(gate, payload)` queues the event `gate.<name>` of a gate's run.
 
-        `open_bytes` is what gates under way may take in memory, `index_bytes` what knowing of all the others may take.
+        `clocks` judges the stamps of `now_us` (None: by `clock` alone). `open_bytes` is what gates under way may take in memory, `index_bytes` what knowing of all the others may take.
         """
         self.desks = {desk.name: desk for desk in desks}
         self._register = register = Register(shelf, open_bytes, index_bytes)
@@ -104,15 +106,15 @@ class Keeper:
         self._remember_us = int(remember_s * 1e6)
         self._now_us = now_us
         self._clock = clock
-        ageing = AgeingClock(now_us(), clock())
+        self._clocks = clocks or Clocks(now_us, clock)
         self._common = Common(
-            shelf, clock, now_us, lambda: ageing.now_us(now_us(), clock()), share, reference_wait_s, follow_s,
+            shelf, clock, now_us, self._clocks.age_us, share, reference_wait_s, follow_s,
             register.recorded, register.forgotten, self._announce,
         )  # fmt: skip
         self._owed = Owed()
         self._resolver = Resolver(register, self._common, self._begin)
         self._leftovers = Leftovers(self.desks, register, self._common, self._begin, self._announce_closed)
-        self._pruned_us = 0
+        self._pruned = -math.inf
         self._closed = False
 
     def __repr__(self) -> str:
@@ -143,11 +145,11 @@ class Keeper:
 
     def tick(self) -> None:
         """Forget what is old; about once a second."""
-        now_us = self._common.ageing_us()
-        if now_us - self._pruned_us >= _PRUNE_EVERY_US:
-            self._pruned_us = now_us
+        now = self._clock()
+        if now - self._pruned >= _PRUNE_EVERY_S:
+            self._pruned = now
             self._leftovers.expire(self._resolver.is_at)
-            self._shelf.drop(self._register.book.prune(now_us, self._remember_us))
+            self._shelf.drop(self._register.book.prune(self._clocks.ages(), self._remember_us))
 
     @property
     def under_way(self) -> int:
@@ -268,7 +270,7 @@ class Keeper:
         desk = self.desks[destination]
         traits = desk.gates[gate_name].traits
         wait_s = max(traits.deadline_s, traits.poll_timeout_s, _RELAY_S) if deadline_s is None else deadline_s
-        before = self._owed.take(owed, self._common.ageing_us()) if owed else None
+        before = self._owed.take(owed, self._common.age_us) if owed else None
         if before is not None:
             return await self._pass_again(before, wait_s)
         asking = Asking(

@@ -66,8 +66,8 @@ class Leftovers:
 
     def expire(self, is_resolved: Callable[[str], bool]) -> None:
         """End what has waited too long for its destination. `is_resolved`: a person is at it right now."""
-        before_us = self._common.ageing_us() - int(self._common.follow_s * 1e6)
-        for gate in [gate for gate in self._homeless.values() if gate.asked_us <= before_us]:
+        age_us, follow_us = self._common.age_us, int(self._common.follow_s * 1e6)
+        for gate in [gate for gate in self._homeless.values() if age_us(gate.asked_us) >= follow_us]:
             if is_resolved(gate.gate_id):
                 continue
             del self._homeless[gate.gate_id]

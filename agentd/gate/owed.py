@@ -7,6 +7,8 @@ once: two that sent the same bytes had asked twice. What certainly made nothing 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from agentd.exchange import Lost, Response
 from agentd.gate.book import Book, is_unmade
 from agentd.gating import Word
@@ -29,11 +31,10 @@ class Owed:
         for stored in book.newest(lambda brief: bool(brief.owed) and not is_unmade(brief)):
             self._stored.setdefault(stored.brief.owed, []).append(stored)
 
-    def take(self, digest: bytes, now_us: int) -> Stored | None:
-        """The oldest asking of these bytes that is still owed."""
+    def take(self, digest: bytes, age_us: Callable[[int], int]) -> Stored | None:
+        """The oldest asking of these bytes that is still owed; `age_us` says how long ago a gate was asked."""
         waiting = self._stored.pop(digest, [])
-        since_us = now_us - int(KEPT_S * 1e6)
-        fresh = [stored for stored in waiting if stored.brief.asked_us > since_us]
+        fresh = [stored for stored in waiting if age_us(stored.brief.asked_us) < KEPT_S * 1e6]
         if len(fresh) > 1:
             self._stored[digest] = fresh[:-1]
         return fresh[-1] if fresh else None

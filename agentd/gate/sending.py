@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
-from agentd.exchange import GATE_ANSWER_BYTES, Attempt, Lost, Request, Response, Sending
+from agentd.exchange import GATE_ANSWER_BYTES, Attempt, Lost, Request, Response, Sending, told_at
 from agentd.gate.desk import Common, Desk, Way
 from agentd.gate.verdict import HeldBack
 from agentd.gating import Gate, Question, Ruling, Word
@@ -164,7 +164,7 @@ class Sender:
 
     def _ruling(self, answer: Response | Lost, *, maybe_taken: bool) -> Ruling:
         """What the answer means. That an earlier try may have acted is not undone by a later one that did not."""
-        attempt = self.attempt(maybe_taken=maybe_taken)
+        attempt = self.attempt(answer, maybe_taken=maybe_taken)
         ruling = self.rule(lambda: self.adapter.rule(self.question, answer, attempt), answer)
         assert ruling is not None  # noqa: S101 - a gate always rules
         if maybe_taken and ruling.word is Word.UNAVAILABLE:
@@ -180,9 +180,9 @@ class Sender:
             acted = isinstance(answer, Response) or answer.sent
             return Ruling(Word.UNAVAILABLE, f"defect in the {self.desk.platform.name} adapter: {error!r}", acted=acted)
 
-    def attempt(self, *, maybe_taken: bool = False) -> Attempt:
-        """The light in which an answer is to be read."""
-        return Attempt(self.common.now_us() / 1e6, maybe_taken)
+    def attempt(self, answer: Response | Lost, *, maybe_taken: bool = False) -> Attempt:
+        """The light in which the answer is to be read."""
+        return Attempt(told_at(answer, self.common.now_us() / 1e6), maybe_taken)
 
     def _rest_s(self, ruling: Ruling, answer: Response | Lost, tries: int) -> float | None:
         """When the same may be asked again; None if it may not, or there would be no time left to answer."""

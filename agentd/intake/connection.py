@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import Any, Protocol
 
+from agentd.crashpoints import Point, reached
 from agentd.errors import WireError
 from agentd.intake import Peer, Sink
 from agentd.wire import HEADER_BYTES, Ack, encode, frame, frame_length
@@ -147,6 +148,7 @@ class Outbox:
             data = b"".join(self._waiting)
             self._sent_bytes += len(data)
             self._transport.write(data)
+            reached(Point.INTAKE_ANSWERED)
         self._waiting.clear()
 
     @property

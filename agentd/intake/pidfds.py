@@ -228,6 +228,6 @@ def _unread(link: asyncio.Transport) -> bool:
     sock: Options = _socket(link)
     try:
         (unread,) = _INT.unpack(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(_INT.size)))
-    except OSError:  # closed meanwhile
+    except (OSError, ValueError):  # closed meanwhile
         return False
     return bool(unread)

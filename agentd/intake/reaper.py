@@ -13,6 +13,7 @@ routed and kept like one; what finds no room comes again with a later tick, and 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,7 @@ _MOST_A_TICK = 1000  # ends of runs, of one process: 10 ms of the event loop
 _END_BYTES = 1024  # of a run.fail of ours, at most: its run's name may have 256 characters
 _SETTLE_EVERY_TICKS = 60
 _LOG_EVERY_S = 10.0
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Store(Protocol):
@@ -135,12 +137,7 @@ class Reaper:
         self._remember(process)
         if owner.pid_space != self._pid_space:
             return
-        try:
-            self._pidfds.hold(process, open_again(owner))
-        except ProcessLookupError:
-            self._gone(process)
-        except OSError as error:
-            self._complain(process, error)
+        self._hold(process, lambda: self._pidfds.hold(process, open_again(owner)))
 
     def stop(self) -> None:
         """Declare nobody an orphan from now on: it is decided again after the next start."""
@@ -232,8 +229,8 @@ class Reaper:
             self._unwatched.discard(process)
 
     def _complain(self, process: Process | None, error: OSError) -> None:
-        """Nobody will hear of this process's end; once there is a way, it is watched after all."""
-        if process is not None:
+        """Nobody will hear of this process's end; where descriptors were lacking it is watched as soon as there is one."""
+        if process is not None and error.errno in _PASSING:
             self._unwatched.add(process)
         if self._clock() - self._logged >= _LOG_EVERY_S:
             self._logged = self._clock()

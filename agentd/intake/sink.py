@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agentd import __version__
+from agentd.crashpoints import Point, reached
 from agentd.errors import RecordError, SpoolFull, WireError
 from agentd.intake import Peer, Runs, Waiting, streams
 from agentd.intake.admit import FULL, Admission, Admitted, narrowed
@@ -201,7 +202,9 @@ class SpoolSink:
         owners = self.runs and self.runs.admitted(outcome.copies, outcome.introduced, outcome.process)
         if owners:
             puts += owners.puts
+        reached(Point.INTAKE_ADMITTED)
         stored = self._store.append(outcome.copies, puts=puts, introduced=outcome.introduced)
+        reached(Point.INTAKE_HANDED_OVER)
         if owners:
             stored.add_done_callback(owners.done)
         if seen:
@@ -241,6 +244,7 @@ class SpoolSink:
                 self._hold(again)
                 return
             self._undo(outcome, ack, key)
+        reached(Point.INTAKE_STORED)
         _finish(future, ack, waits)
 
     def _forget(self, outcome: Admitted) -> None:
@@ -336,9 +340,9 @@ class SpoolSink:
             if held.future is not None and not held.future.done():
                 held.future.set_result(held.ack)
 
-    def prune(self, before_us: int) -> list[int]:
-        """Forget streams that were silent since; gives their rows."""
-        return self.streams.prune(before_us)
+    def prune(self, is_old: Callable[[int], bool]) -> list[int]:
+        """Forget streams that were silent for so long; gives their rows."""
+        return self.streams.prune(is_old)
 
     # -- logging -----------------------------------------------------------------------------------------------------
 

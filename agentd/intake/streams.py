@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 from msgspec import Struct, field
 
@@ -75,9 +77,9 @@ class Streams:
                 total[cause] = total.get(cause, 0) + records
         return total
 
-    def prune(self, before_us: int) -> list[int]:
-        """Forget streams that were silent since; gives their rows."""
-        old = [(key, row) for key, (row, stream) in self._streams.items() if stream.touched_us < before_us]
+    def prune(self, is_old: Callable[[int], bool]) -> list[int]:
+        """Forget streams that were silent for so long; gives their rows."""
+        old = [(key, row) for key, (row, stream) in self._streams.items() if is_old(stream.touched_us)]
         for key, _ in old:
             del self._streams[key]
         return [row for _, row in old]

@@ -12,6 +12,7 @@ import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+from agentd.crashpoints import Point, reached
 from agentd.errors import SpoolFull
 from agentd.outcomes import Cause, State
 from agentd.queued import Entry, Ref, Seal
@@ -219,6 +220,7 @@ class Committer:
 
     async def _commit(self) -> None:
         pending = self._gather()
+        reached(Point.COMMIT_GATHERED)
         while True:
             loop = asyncio.get_running_loop()
             begun = loop.time()
@@ -236,6 +238,7 @@ class Committer:
                 self.last_commit_s = loop.time() - begun
                 self._failures = 0
                 self._committed(pending, written)
+                reached(Point.COMMIT_TOLD)
                 return
             if not (pending.puts or pending.deletes or pending.waiters or pending.appends):
                 return
@@ -324,9 +327,7 @@ class Committer:
         if noted is not None:
             row, value = noted
             pending.put(Put(key_of(Table.JOURNAL, row), value, now.to_bytes(8, "little")))
-            for old in ledger.journal.expired(
-                0
-            ):  # for its size alone: what is old is judged by a clock that can't jump
+            for old in ledger.journal.expired(lambda _at_us: 0):  # for its size alone
                 pending.delete(key_of(Table.JOURNAL, old))
         ledger.meta.journal_number = ledger.journal.next_number
         ledger.meta.journal_head = ledger.journal.head
@@ -334,6 +335,8 @@ class Committer:
     def _committed(self, pending: Pending, written: Written) -> None:
         for append in pending.appends:
             self._release(append)
+            for ref in append.introduced:
+                self._ledger.refs.stored(ref)
             if not append.future.done():
                 append.future.set_result(None)
         for waiter in pending.waiters:
@@ -352,6 +355,7 @@ class Committer:
         ledger = self._ledger
         self._failures += 1
         ledger.disk_full = True
+        reached(Point.FULL_REFUSED)
         if ledger.folder.release_ballast():
             log.error(
                 "disk full (%s): reserve given back, new records are refused", reason, extra={"action": "disk_full"}
@@ -392,9 +396,12 @@ class Committer:
                     ledger.journal.note(entry, back_to, name, now, cause=str(Cause.SPOOL_FULL))
         for noted in append.notes:
             ledger.journal.note(noted.entry, State.PURGED, noted.destination, now, cause=str(Cause.SPOOL_FULL))
-        self._withdraw(append.introduced)
         for ref in append.introduced:  # a reference without its introducer would be waited for without end
-            pending.delete(key_of(Table.REF, ref.row))
+            before = ledger.refs.withdraw(ref)
+            if before is None:
+                pending.delete(key_of(Table.REF, ref.row))
+            else:
+                pending.put(Put(key_of(Table.REF, ref.row), encode_ref(before)))
         self._answer(append)
 
     def _withdraw(self, introduced: Iterable[Ref]) -> None:

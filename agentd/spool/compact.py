@@ -16,6 +16,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from agentd.crashpoints import Point, reached
 from agentd.errors import SpoolDamaged
 from agentd.queued import Entry, Seal
 from agentd.records import LossClass
@@ -115,6 +116,7 @@ def rewrite(store: Rows, name: str, keys: Sequence[int], meta: Meta) -> Rewritte
     meta.next_segment = row
     puts.append(Put(key_of(Table.META, 0), encode_meta(meta)))
     store.commit(puts, [*keys, *map(ended_key, keys)])
+    reached(Point.REWRITE_WRITTEN)
     return result
 
 
@@ -171,6 +173,7 @@ class Compactor:
             log.error("%s: can't rewrite: %s", queue.name, error, extra={"action": "rewrite_failed"})
         else:
             self._take_over(queue, old, result)
+            reached(Point.REWRITE_TAKEN_OVER)
         finally:
             queue.rewriting = False
             self._done(queue.name)

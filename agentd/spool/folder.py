@@ -4,7 +4,12 @@
     lock                flock held while a daemon lives; its pid inside
     ballast             16 MiB that are given back to the file system when it is full, so that deleting works
     spool/              diskcache's folder
-    quarantine/<time>/  what was damaged, set aside whole
+    salvage/            a new store that is being filled with what is whole of a damaged one
+    salvaged/           the same, complete: it is about to take the place of spool/
+    quarantine/<time>/  a damaged store, whole
+    quarantine/<kind>/  copies of damaged rows of a table
+
+What lies in it is 0700 and 0600 as well, and none of it a link or somebody else's: who could plant that could plant the rest.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import fcntl
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from agentd.errors import AlreadyRunning, StateError
@@ -36,6 +42,7 @@ class Folder:
         self._create()
         self._check()
         self._lock = self._take_lock()
+        self._check_inside()
         self.refill_ballast()
 
     def close(self) -> None:
@@ -48,6 +55,10 @@ class Folder:
     def spool(self) -> Path:
         return self.path / "spool"
 
+    @property
+    def salvage(self) -> Path:
+        return self.path / "salvage"
+
     def free_bytes(self) -> int:
         """What an unprivileged process may still write."""
         room = os.statvfs(self.path)
@@ -56,17 +67,66 @@ class Folder:
     def quarantine(self, stamp: str) -> Path:
         """A new folder to set damaged things aside in."""
         place = self.path / "quarantine" / stamp
+        place.parent.mkdir(mode=0o700, exist_ok=True)
         for attempt in range(1000):
             candidate = place if attempt == 0 else place.with_name(f"{stamp}-{attempt}")
             with contextlib.suppress(FileExistsError):
-                candidate.mkdir(parents=True, mode=0o700)
+                candidate.mkdir(mode=0o700)
                 return candidate
         raise StateError(f"{place}: can't find a free name")
 
+    def keep(self, kind: str, name: str, content: bytes) -> Path:
+        """Keep a copy of something damaged, on disk when it returns; the same copy is kept once. Raises OSError."""
+        place = self.path / "quarantine" / kind
+        for made in (place.parent, place):
+            made.mkdir(mode=0o700, exist_ok=True)
+        for attempt in range(1000):
+            path = place / (name if attempt == 0 else f"{name}-{attempt}")
+            try:
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            except FileExistsError:
+                if path.read_bytes() == content:
+                    return path
+                continue
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            sync_names(place)
+            return path
+        raise FileExistsError(errno.EEXIST, "can't find a free name", str(place / name))
+
+    def begin_salvage(self) -> Path:
+        """Where to build a new store; what a start that was killed has left there goes."""
+        if self.salvage.exists():
+            shutil.rmtree(self.salvage)
+        return self.salvage
+
+    def swap(self, stamp: str) -> Path | None:
+        """The store in salvage/ is complete: the damaged one goes to the quarantine, the new one takes its place.
+
+        Each step is one rename, so that a kill at any moment leaves either the old store and nothing of the new one that counts,
+        or what `finish_swap` goes on with. Returns where the old one is now.
+        """
+        sync_names(self.salvage)
+        self.salvage.rename(self.path / "salvaged")
+        sync_names(self.path)
+        return self.finish_swap(stamp)
+
+    def finish_swap(self, stamp: str) -> Path | None:
+        """Go on with a swap that was begun; nothing where none was."""
+        salvaged, place = self.path / "salvaged", None
+        if salvaged.exists():
+            if self.spool.exists():
+                place = self.set_spool_aside(stamp)
+            salvaged.rename(self.spool)
+            sync_names(self.path)
+        return place
+
     def set_spool_aside(self, stamp: str) -> Path:
-        """Move the whole store away; the daemon begins a new one. Returns where it is now."""
+        """Move the whole store away. Returns where it is now."""
         place = self.quarantine(stamp)
-        shutil.move(self.spool, place / "spool")
+        self.spool.rename(place / "spool")
         sync_names(place)
         return place
 
@@ -81,13 +141,18 @@ class Folder:
     def refill_ballast(self) -> bool:
         """Reserve the room again if there is plenty. True when the ballast is in place."""
         ballast = self.path / "ballast"
-        if ballast.exists() and ballast.stat().st_size == BALLAST_BYTES:
-            return True
+        with contextlib.suppress(FileNotFoundError):
+            if ballast.lstat().st_size == BALLAST_BYTES:
+                return True
         if self.free_bytes() < FLOOR_BYTES + 2 * BALLAST_BYTES:
             return False
+        ballast.unlink(missing_ok=True)
         try:
-            with ballast.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, BALLAST_BYTES)
+            descriptor = os.open(ballast, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, BALLAST_BYTES)
+            finally:
+                os.close(descriptor)
         except OSError:
             ballast.unlink(missing_ok=True)
             return False
@@ -102,19 +167,18 @@ class Folder:
             ) from error
 
     def _check(self) -> None:
-        info = self.path.lstat()
-        if stat.S_ISLNK(info.st_mode):
-            raise StateError(f"state folder {self.path} is a symbolic link: give the real folder")
-        if not stat.S_ISDIR(info.st_mode):
-            raise StateError(f"state folder {self.path} is no folder")
-        if info.st_uid != os.geteuid():
-            raise StateError(f"state folder {self.path} belongs to uid {info.st_uid}, not to us (uid {os.geteuid()})")
-        if info.st_mode & 0o022:
-            raise StateError(
-                f"state folder {self.path} can be written by others (mode {stat.S_IMODE(info.st_mode):04o}): chmod 700 it"
-            )
-        if info.st_mode & 0o055:
-            self.path.chmod(0o700)
+        _check_own(self.path, stat.S_ISDIR, "state folder")
+
+    def _check_inside(self) -> None:
+        """Nothing of what is used here may be a link or another's, and nobody else may read it."""
+        for name in ("lock", "ballast"):
+            _check_own(self.path / name, stat.S_ISREG, "file", tightens=True)
+        for name in ("quarantine", "salvage", "salvaged"):
+            _check_own(self.path / name, stat.S_ISDIR, "folder", tightens=True)
+        for folder in (self.spool, self.path / "salvaged"):
+            _check_own(folder, stat.S_ISDIR, "folder")
+            for name in ("cache.db", "cache.db-wal", "cache.db-shm", "cache.db-journal"):
+                _check_own(folder / name, stat.S_ISREG, "file")
 
     def _take_lock(self) -> int:
         path = self.path / "lock"
@@ -134,6 +198,28 @@ class Folder:
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         return lock
+
+
+def _check_own(path: Path, is_right: Callable[[int], bool], what: str, *, tightens: bool = False) -> None:
+    """Raises StateError for what is not ours alone. `tightens` where what others might have written does not matter."""
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        return
+    what = f"{what} {path}"
+    if stat.S_ISLNK(info.st_mode):
+        raise StateError(f"{what} is a symbolic link: give the real one")
+    if not is_right(info.st_mode):
+        raise StateError(f"{what} is something else: take it away")
+    if info.st_uid != os.geteuid():
+        raise StateError(f"{what} belongs to uid {info.st_uid}, not to us (uid {os.geteuid()})")
+    private = 0o700 if stat.S_ISDIR(info.st_mode) else 0o600
+    if info.st_mode & 0o022 and not tightens:
+        raise StateError(
+            f"{what} can be written by others (mode {stat.S_IMODE(info.st_mode):04o}): chmod {private:o} it"
+        )
+    if info.st_mode & 0o077:
+        path.chmod(private)
 
 
 def sync_names(path: Path) -> None:

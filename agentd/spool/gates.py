@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from agentd.errors import SpoolDamaged
+from agentd.errors import SpoolDamaged, StateError
 from agentd.gating import Word
 from agentd.outcomes import State
 from agentd.queued import DEAD, GATE_LANE, INTRODUCED, KNOWN, Entry, Ref, is_anothers
@@ -160,7 +160,7 @@ def _load(store: Rows, folder: Folder, stored: Stored) -> GateRow | None:
     except SpoolDamaged as error:
         log.error("%s: set aside", error, extra={"action": "quarantine"})
     try:
-        (folder.quarantine("gates") / f"{key:x}").write_bytes(value)
-    except OSError as error:
+        folder.keep("gates", f"{key:x}", value)
+    except (OSError, StateError) as error:
         log.error("can't keep a copy of row %#x: %s", key, error, extra={"action": "quarantine"})
     return None

@@ -12,6 +12,7 @@ to who keeps a digest elsewhere (`agentd audit` prints the newest).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from datetime import datetime
 from hashlib import sha256
 from typing import NamedTuple
@@ -160,14 +161,19 @@ class Journal:
         self.pending = []
         return row.row, value
 
-    def expired(self, now_us: int) -> list[int]:
-        """Rows that retention or `max_bytes` lets go, the oldest first."""
+    def expired(self, age_us: Callable[[int], int]) -> list[int]:
+        """Rows that retention or `max_bytes` lets go, the oldest first; `age_us` judges stamps (agentd.ageing)."""
         gone: list[int] = []
-        while self._rows and (self._rows[0].newest_us < now_us - self._retention_us or self._bytes > self._max_bytes):
+        while self._rows and (age_us(self._rows[0].newest_us) > self._retention_us or self._bytes > self._max_bytes):
             row = self._rows.popleft()
             self._bytes -= row.size
             gone.append(row.row)
         return gone
+
+    @property
+    def rows(self) -> range:
+        """The rows that there are, the oldest first; some between may have been lost to damage."""
+        return range(self._rows[0].row if self._rows else self.next_row, self.next_row)
 
     def restore(self, row: int, size: int, newest_us: int) -> None:
         """Take a row's bounds at a start."""

@@ -49,9 +49,8 @@ class Ledger:
         self.meta = Meta()
         self.dead_bytes = 0
         self.dead_count = 0
-        self.invalid_bytes = (
-            0  # of the dead letters, those that were refused at intake: they fill a part of the room at most
-        )
+        self.invalid_bytes = 0  # of the dead letters, those that were refused at intake: a part of the room at most
+        self.invalid: set[bytes] = set()  # and what they are known by (`letters.repeat_of`)
         self.dead_lanes: Counter[tuple[str, str]] = Counter()  # their references are kept as long as they are
         self.quarantined_rows = 0
         self.disk_full = False
@@ -81,6 +80,7 @@ class Ledger:
         self.dead_lanes[brief.destination, brief.lane] += 1
         if not brief.destination:
             self.invalid_bytes += size
+            self.invalid.add(brief.repeat)
 
     def remove_letter(self, brief: Brief, size: int) -> None:
         """It is replayed or purged."""
@@ -91,6 +91,7 @@ class Ledger:
             del self.dead_lanes[brief.destination, brief.lane]
         if not brief.destination:
             self.invalid_bytes -= size
+            self.invalid.discard(brief.repeat)
 
     def lose(
         self, destination: str, segment: Segment, state: State, cause: Cause, *, by: int = -1, reason: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TypeVar
 
 import msgspec
@@ -9,7 +10,7 @@ from msgspec import Struct
 
 from agentd.errors import SpoolDamaged
 from agentd.outcomes import Cause
-from agentd.queued import Death, Entry, Source, Try
+from agentd.queued import Allowed, Death, Entry, Refused, Source, Try
 from agentd.records import LossClass
 from agentd.spool.checked import pack, unpack
 
@@ -39,10 +40,15 @@ class Letter(Struct, array_like=True):
     answer: str = ""
     loss: LossClass = LossClass.KEEP
     history: tuple[Try, ...] = ()
+    allowed: Allowed | None = None  # see `queued.Refused`
 
     def entry(self, number: int) -> Entry:
         """The record again, under a new number of its queue; its id stays, and so does its idempotency key."""
         return Entry(number, self.record_id, self.lane, self.kind, self.loss, self.source, self.admitted_us, self.body)
+
+    def refused(self) -> Refused:
+        """What was refused at intake, as it was then."""
+        return Refused(self.kind, self.record_id, self.lane, self.body, self.source, self.reason, self.allowed)
 
 
 class Brief(Struct, array_like=True):
@@ -57,6 +63,7 @@ class Brief(Struct, array_like=True):
     kind: str = ""
     uid: int = -1
     died_us: int = 0
+    repeat: bytes = b""  # of what was refused at intake: a digest of sender and record, by which a repeat is known
 
 
 class Wanted(Struct, frozen=True):
@@ -68,6 +75,7 @@ class Wanted(Struct, frozen=True):
     cause: str | None = None
     died_before_us: int | None = None
     uid: int | None = None  # of who sent them
+    lanes: frozenset[tuple[str, str]] = frozenset()  # (destination, lane)
 
     def matches(self, brief: Brief) -> bool:
         return (
@@ -77,6 +85,7 @@ class Wanted(Struct, frozen=True):
             and (self.cause is None or brief.cause == self.cause)
             and (self.died_before_us is None or brief.died_us < self.died_before_us)
             and (self.uid is None or brief.uid == self.uid)
+            and (not self.lanes or (brief.destination, brief.lane) in self.lanes)
         )
 
 
@@ -106,8 +115,13 @@ def brief_of(letter: Letter, size: int) -> Brief:
     """Its tag; `size` is that of the row's value."""
     return Brief(
         letter.destination, letter.lane, letter.cause, size, letter.record_id, letter.number, letter.kind,
-        letter.source.uid, letter.died_us,
+        letter.source.uid, letter.died_us, b"" if letter.destination else repeat_of(letter.source.uid, letter.body),
     )  # fmt: skip
+
+
+def repeat_of(uid: int, body: bytes) -> bytes:
+    """What is the same for the same bytes of the same user."""
+    return sha256(b"%d " % uid + body).digest()[:16]
 
 
 def encode(letter: Letter) -> tuple[bytes, bytes]:

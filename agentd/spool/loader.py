@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from agentd.errors import SpoolDamaged
+from agentd.errors import SpoolDamaged, StateError
 from agentd.outcomes import Cause, State
 from agentd.queued import Entry
 from agentd.spool import letters, segments
@@ -21,6 +21,7 @@ from agentd.spool.committer import RETRY_S, Committer
 from agentd.spool.folder import Folder
 from agentd.spool.ledger import Ledger
 from agentd.spool.letters import Letter
+from agentd.spool.mending import bury_introducers
 from agentd.spool.storage import Storage
 from agentd.spool.store import Rows
 from agentd.spool.tables import Table
@@ -88,6 +89,7 @@ class Loader:
         )  # fmt: skip
         self._storage.begin(_keep_copy, self._ledger.folder, key)
         self._ledger.lose(name, segment, State.QUARANTINED, Cause.DAMAGED)
+        bury_introducers(self._ledger, name, segment)
         self._committer.delete_segment(key)
         self._committer.wake()
 
@@ -128,8 +130,8 @@ def read_segment(store: Rows, key: int) -> list[Entry]:
 def _keep_copy(store: Rows, folder: Folder, key: int) -> None:
     try:
         value = store.read(key) or b""
-        (folder.quarantine("segments") / f"{key:x}").write_bytes(value)
-    except (SpoolDamaged, sqlite3.Error, OSError) as error:
+        folder.keep("segments", f"{key:x}", value)
+    except (StateError, sqlite3.Error, OSError) as error:
         log.error("can't keep a copy of segment %#x: %s", key, error, extra={"action": "quarantine"})
 
 

@@ -1,6 +1,7 @@
 """Looking into a spool without changing it: what a daemon would find there at its start, from the same code.
 
-Works on a stopped daemon's folder and beside a running one, which goes on meanwhile.
+Works on a stopped daemon's folder and beside a running one, which goes on meanwhile. Where none runs nothing keeps one from
+starting: what was read then is of no one moment, and is not given out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from agentd.errors import SpoolDamaged, StateError
 from agentd.spool.folder import Folder
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Ledger, Limits
@@ -28,17 +30,48 @@ class Look(NamedTuple):
 
 @contextmanager
 def look(directory: Path, now_us: int) -> Iterator[Look]:
-    """The spool in a state folder, only read. Raises StateError, SpoolDamaged."""
-    become_owner(directory)
-    folder = Folder(directory)
-    store = ReadOnlyStore(folder.spool)
-    try:
+    """The spool in a state folder, only read. Raises StateError, SpoolDamaged.
+
+    `ledger.books` are those that a daemon would go on with; those on disk, right or wrong, are `ledger.meta.books`.
+    """
+    with open_rows(directory) as store:
         limits = Limits({}, _UNBOUNDED, _UNBOUNDED, 1, _UNBOUNDED, 1)
-        ledger = Ledger(folder, limits, Journal(_UNBOUNDED, _UNBOUNDED), lambda: now_us)
+        ledger = Ledger(Folder(directory), limits, Journal(_UNBOUNDED, _UNBOUNDED), lambda: now_us)
         Survey(ledger, store, sets_aside=False).run({})
         yield Look(ledger, store)
+
+
+@contextmanager
+def open_rows(directory: Path) -> Iterator[ReadOnlyStore]:
+    """The rows alone, of one moment. Raises StateError, also where a daemon was started meanwhile; SpoolDamaged."""
+    become_owner(directory)
+    folder = Folder(directory).spool
+    before, was_running = _files(folder), running_pid(directory) is not None
+    store = ReadOnlyStore(folder)
+    try:
+        yield store
+        error = None
+    except SpoolDamaged as damage:  # perhaps only because it was written to meanwhile
+        error = damage
     finally:
         store.close()
+    changed = _files(folder) != before or (running_pid(directory) is not None) != was_running
+    if changed and (store.alone or not was_running):
+        raise StateError(f"{directory}: a daemon was started while it was read: try again") from error
+    if error is not None:
+        raise error
+
+
+def _files(folder: Path) -> list[tuple[int, ...]]:
+    """By which one sees that somebody has written."""
+    found: list[tuple[int, ...]] = []
+    for name in ("cache.db", "cache.db-wal"):
+        try:
+            info = (folder / name).stat()
+        except OSError:
+            continue
+        found.append((info.st_ino, info.st_size, info.st_mtime_ns))
+    return found
 
 
 def running_pid(directory: Path) -> int | None:

@@ -14,15 +14,15 @@ from agentd.spool import pages as fmt
 from agentd.spool.wal import MAX_PAGES, Read, read_log
 
 _SIZES = (4096, 512, 1024, 2048, 8192, 16384, 32768, 65536)  # ours are the first, SQLite's default
-_SAMPLE = 4096  # pages that are looked at to find out how large pages are
+_SAMPLE_BYTES = 8 * 2**20  # that are looked at to find out how large pages are
 
 
-def look_at_log(folder: Path) -> Read:
-    """The state of the write-ahead log in a spool's folder, before SQLite opens it."""
+def look_at_log(folder: Path, *, synced: bool = True) -> Read:
+    """The state of the write-ahead log in a spool's folder, before SQLite opens it. `synced`: each commit was."""
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(File(folder / "cache.db-wal"))
         index = stack.enter_context(File(folder / "cache.db-shm"))
-        return read_log(log.read, log.size, index.read(0, 256))
+        return read_log(log.read, log.size, index.read(0, 256), synced=synced)
 
 
 class File:
@@ -50,8 +50,8 @@ class File:
 class PageFile:
     """The newest version of every page: the log's, else the database's."""
 
-    def __init__(self, folder: Path) -> None:
-        self.log = look_at_log(folder)
+    def __init__(self, folder: Path, *, synced: bool = True) -> None:
+        self.log = look_at_log(folder, synced=synced)
         self._database = File(folder / "cache.db")
         self._wal = File(folder / "cache.db-wal")
         self.size = self.log.page_size if self.log.pages else self._page_size()
@@ -87,7 +87,7 @@ class PageFile:
         """The size at which the most pages make sense; of equals the one that the header names."""
 
         def sensible(size: int) -> int:
-            sample = range(size, min(self._database.size, size * _SAMPLE), size)
+            sample = range(size, min(self._database.size, _SAMPLE_BYTES), size)
             return sum(fmt.is_sensible(self._database.read(at, size)) for at in sample)
 
         said = fmt.page_size(self._database.read(0, fmt.FILE_HEADER)) or _SIZES[0]

@@ -15,6 +15,7 @@ INDEX_INTERIOR, INDEX_LEAF = 0x02, 0x0A
 MAGIC = b"SQLite format 3\0"
 FILE_HEADER = 100  # bytes before the b-tree header of page 1
 NULL, ONE = 0, 9  # serial types of a record's columns; from 12 on blobs are even, texts odd
+_SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0, -1, -1)  # in bytes, by serial type; 10 and 11 are none
 MAP_ROOT, MAP_FREE = 1, 2  # what a pointer map says of a page; overflow pages are 3 and 4, b-tree pages 5
 _PENDING_BYTE = 0x40000000  # the page that holds it is for locks, never for data
 
@@ -141,9 +142,13 @@ def columns(payload: bytes, count: int) -> list[Column] | None:
     found: list[Column] = []
     offset = end
     while at < end:
-        serial, at = varint(payload, at)
-        size = serial_size(serial)
-        if size < 0 or len(found) == count:
+        serial = payload[at]
+        if serial < 0x80:  # noqa: PLR2004 - a varint of one byte, the usual case
+            at += 1
+        else:
+            serial, at = varint(payload, at)
+        size = _SIZES[serial] if serial < 12 else (serial - 12) >> 1  # noqa: PLR2004 - see NULL
+        if size < 0:
             return None
         found.append(Column(serial, offset, size))
         offset += size
@@ -153,13 +158,6 @@ def columns(payload: bytes, count: int) -> list[Column] | None:
 def is_blob(serial: int) -> bool:
     """Whether a column of this serial type is a blob."""
     return serial >= 12 and serial % 2 == 0  # noqa: PLR2004 - see NULL
-
-
-def serial_size(serial: int) -> int:
-    """How many bytes a value of this serial type takes, -1 for a type that there is none of."""
-    if serial >= 12:  # noqa: PLR2004 - blobs are even, texts odd
-        return (serial - 12) // 2
-    return (0, 1, 2, 3, 4, 6, 8, 8, 0, 0, -1, -1)[serial]
 
 
 def value_of(payload: bytes, column: Column) -> Value:

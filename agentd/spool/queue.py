@@ -83,9 +83,9 @@ class Queue:
         """A number that no live record is below, None for an empty queue."""
         return min((segment.first for segment in self.index.heads()), default=None)
 
-    def oldest_us(self) -> int | None:
-        """When the oldest live record was admitted, to the precision of its segment."""
-        return min((segment.admitted_us for segment in self.index.heads()), default=None)
+    def oldest_us(self, age_us: Callable[[int], int]) -> int | None:
+        """The age of the oldest live record, to the precision of its segment; `age_us` judges stamps (agentd.ageing)."""
+        return max((age_us(segment.admitted_us) for segment in self.index.heads()), default=None)
 
     # -- what comes in -----------------------------------------------------------------------------------------------
 

@@ -1,7 +1,9 @@
 """A store that is only read: beside the daemon that writes it (SQLite's WAL lets readers be), or when none runs.
 
 One read transaction from opening to closing, so that all that is read is of one moment. Plain SELECTs: nothing of a row is
-interpreted, and rows that agentd can't have written are left out.
+interpreted, and rows that agentd can't have written are left out. Nothing on disk changes by it, not even the index beside the
+log (`-shm`), which after a crash is evidence of how long the log was: it is opened for reading only
+(https://www.sqlite.org/wal.html#readonly), and where it is missing alone SQLite makes it anew.
 """
 
 from __future__ import annotations
@@ -16,11 +18,16 @@ from urllib.parse import quote
 from agentd.errors import SpoolDamaged, StateError
 from agentd.spool.store import Put, key_of
 
-_FROM = "FROM Cache WHERE raw = 1 AND mode = 1 AND filename IS NULL AND typeof(value) = 'blob' AND key "
+# A row that agentd can have written: bytes under an integer, no pickle, no file, no expiry.
+_OURS = (
+    "raw = 1 AND mode = 1 AND filename IS NULL AND expire_time IS NULL AND typeof(key) = 'integer' "
+    "AND typeof(value) = 'blob' AND typeof(tag) IN ('blob', 'null')"
+)
+_FROM = f"FROM Cache WHERE {_OURS} AND key "
 _ONE = f"SELECT value {_FROM} = ?"
 _TABLE = f"SELECT key, value {_FROM} BETWEEN ? AND ? ORDER BY key"
 _TAGS = f"SELECT key, tag, length(value) {_FROM} BETWEEN ? AND ? ORDER BY key"
-_FOREIGN = f"SELECT rowid FROM Cache WHERE rowid NOT IN (SELECT rowid {_FROM} > 0 AND typeof(key) = 'integer')"  # noqa: S608 - constants
+_FOREIGN = f"SELECT rowid FROM Cache WHERE ({_OURS}) IS NOT 1"  # noqa: S608 - a constant
 _LAST = (1 << 48) - 1
 _BUSY_S = 5.0
 
@@ -30,23 +37,52 @@ class ReadOnlyStore:
 
     def __init__(self, folder: Path) -> None:
         """`folder` is diskcache's. Raises StateError where there is no database, SpoolDamaged for one that is none."""
-        path = folder / "cache.db"
-        if not path.exists():
-            raise StateError(f"{path}: there is no spool")
-        # no log: nobody writes, and SQLite is told so, or it would leave an empty log of its own
-        alone = "" if path.with_name("cache.db-wal").exists() else "&immutable=1"
+        self._path = folder / "cache.db"
+        self.alone = False  # it was found closed, and whoever opens it is not noticed
+        if not self._path.exists():
+            raise StateError(f"{self._path}: there is no spool")
         try:
-            self._connection = sqlite3.connect(
-                f"file:{quote(str(path))}?mode=ro{alone}", uri=True, timeout=_BUSY_S, isolation_level=None,
-                check_same_thread=False,
-            )  # fmt: skip
-            self._connection.execute("PRAGMA mmap_size = 0")
-            self._connection.execute("BEGIN")
-            self._connection.execute("SELECT 1 FROM Cache LIMIT 1").fetchone()
+            self._connection = self._connect()
         except sqlite3.OperationalError as error:
-            raise StateError(f"{path}: {error}") from error
+            raise StateError(f"{self._path}: {error}") from error
         except sqlite3.DatabaseError as error:
-            raise SpoolDamaged(f"{path}: {error}") from error
+            raise SpoolDamaged(f"{self._path}: {error}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        if not self._path.with_name("cache.db-wal").exists():
+            # nobody writes, and SQLite is told so, or it would leave an empty log of its own
+            self.alone = True
+            return self._begin("&immutable=1")
+        try:
+            return self._begin("&readonly_shm=1")
+        except sqlite3.OperationalError:
+            if self._path.with_name("cache.db-shm").exists():
+                raise
+            return self._begin("")
+
+    def _begin(self, how: str) -> sqlite3.Connection:
+        uri = f"file:{quote(str(self._path))}?mode=ro{how}"
+        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA mmap_size = 0")
+            connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("BEGIN")
+            kind = connection.execute("SELECT type FROM sqlite_master WHERE name = 'Cache'").fetchone()
+        except BaseException:
+            connection.close()
+            raise
+        if kind != ("table",):  # a view would be somebody else's program
+            connection.close()
+            raise SpoolDamaged(f"{self._path}: its table is missing")
+        return connection
+
+    def check(self) -> list[str]:
+        """What SQLite itself finds wrong with the database, at most ten things; reads all of it."""
+        try:
+            found = [str(row[0]) for row in self._connection.execute("PRAGMA quick_check(10)")]
+        except sqlite3.DatabaseError as error:
+            return [str(error)]
+        return [] if found == ["ok"] else found
 
     def read(self, key: int) -> bytes | None:
         """A row's value, None if there is none. Raises SpoolDamaged."""
@@ -72,7 +108,10 @@ class ReadOnlyStore:
 
     def foreign(self) -> list[int]:
         """The rowids of rows that agentd can't have written."""
-        return [rowid for (rowid,) in self._connection.execute(_FOREIGN)]
+        try:
+            return [rowid for (rowid,) in self._connection.execute(_FOREIGN)]
+        except sqlite3.DatabaseError as error:
+            raise SpoolDamaged(f"{self._path}: {error}") from error
 
     def commit(self, puts: Iterable[Put], deletes: Iterable[int]) -> None:  # noqa: ARG002 - the protocol's
         raise StateError("this spool is only read")

@@ -14,15 +14,17 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import msgspec
 
+from agentd.crashpoints import Point, reached
 from agentd.errors import ConfigError, SpoolDamaged, StateError
 from agentd.outcomes import Cause, State
-from agentd.spool import gaterows, letters, segments
-from agentd.spool import journal as journals
+from agentd.spool import gaterows, letters, mending, segments
+from agentd.spool.checked import unpack
 from agentd.spool.committer import RETRY_S
 from agentd.spool.directory import Segment
 from agentd.spool.folder import Folder, sync_names
@@ -30,14 +32,17 @@ from agentd.spool.gaterows import Stored
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Ledger, Limits
 from agentd.spool.letters import Brief
-from agentd.spool.newer import refuse_newer
+from agentd.spool.opening import open_store
 from agentd.spool.queue import Queue
+from agentd.spool.rebuild import Rebuilt
 from agentd.spool.spool import Spool
 from agentd.spool.store import DiskFull, Rows, Store, key_of, row_of
 from agentd.spool.tables import FORMAT, Meta, Table, decode_meta, ended_key
 from agentd.units import rfc3339
 
 log = logging.getLogger("agentd.spool")
+
+_DAY_US = 86_400 * 10**6
 
 Sync: TypeAlias = Literal["full", "normal"]
 Opener: TypeAlias = Callable[[Path, Sync], Rows]
@@ -62,11 +67,13 @@ async def open_spool(
     """
     folder = Folder(directory)
     folder.open()
+    reached(Point.RECOVERY_LOCKED)
     thread = thread or ThreadPoolExecutor(1, thread_name_prefix="agentd-storage")
     ledger = Ledger(folder, limits, journal, now_us)
     try:
         loop = asyncio.get_running_loop()
-        store, gone = await loop.run_in_executor(thread, _open, ledger, identities, lambda: opener(folder.spool, sync))
+        job = partial(_open, ledger, identities, lambda path: opener(path, sync), synced=sync == "full")
+        store, gone = await loop.run_in_executor(thread, job)
     except BaseException:
         thread.shutdown(wait=True)
         folder.close()
@@ -76,44 +83,38 @@ async def open_spool(
     return spool
 
 
-def _open(ledger: Ledger, identities: Mapping[str, str], opener: Callable[[], Rows]) -> tuple[Rows, list[int]]:
-    store = _open_store(ledger, opener)
+def _open(
+    ledger: Ledger, identities: Mapping[str, str], opener: Callable[[Path], Rows], *, synced: bool
+) -> tuple[Rows, list[int]]:
+    stamp = rfc3339(ledger.now_us() / 1e6).replace(":", "")
+    store, rebuilt = open_store(ledger.folder, opener, synced=synced, stamp=stamp)
     try:
         sync_names(ledger.folder.path)
-        recovery = Survey(ledger, store)
+        reached(Point.RECOVERY_OPENED)
+        recovery = Survey(ledger, store, rebuilt=rebuilt)
         recovery.run(identities)
+        reached(Point.RECOVERY_SURVEYED)
     except BaseException:
         store.close()
         raise
     return store, recovery.gone
 
 
-def _open_store(ledger: Ledger, opener: Callable[[], Rows]) -> Rows:
-    folder = ledger.folder
-    refuse_newer(folder.spool)
-    for _ in range(3):
-        try:
-            return opener()
-        except SpoolDamaged as error:
-            place = folder.set_spool_aside(rfc3339(ledger.now_us() / 1e6).replace(":", ""))
-            log.error(
-                "spool damaged: %s; set aside in %s, beginning a new one", error, place, extra={"action": "quarantine"}
-            )
-        except DiskFull as error:
-            if not folder.release_ballast():
-                raise StateError(f"{folder.spool}: {error}") from error
-            log.error("disk full at start (%s): reserve given back", error, extra={"action": "disk_full"})
-    raise StateError(f"{folder.spool}: can't be opened")
-
-
 class Survey:
     """One pass over the tables. `gone` gathers the keys of rows that nothing needs any more."""
 
-    def __init__(self, ledger: Ledger, store: Rows, *, sets_aside: bool = True) -> None:
-        """Without `sets_aside` nothing is changed on disk: what is damaged is counted and logged, and left where it is."""
+    def __init__(self, ledger: Ledger, store: Rows, *, sets_aside: bool = True, rebuilt: Rebuilt | None = None) -> None:
+        """Without `sets_aside` nothing is changed on disk: what is damaged is counted and logged, and left where it is.
+
+        `rebuilt` is what was lost when the store was made anew from a damaged one.
+        """
         self.ledger = ledger
         self.store = store
         self._sets_aside = sets_aside
+        self._rebuilt = rebuilt or Rebuilt()
+        self._missing = False  # records
+        self._dead: Counter[tuple[str, str, str]] = Counter()  # letters by destination, kind and cause
+        ledger.quarantined_rows += len(self._rebuilt.lost) + self._rebuilt.foreign
         self.gone: list[int] = []
         self.changed: set[str] = set()  # destinations that are others now than those that their rows were written for
 
@@ -133,6 +134,8 @@ class Survey:
         if meta is None:
             self._rebuild()
         self._balance()
+        if self.ledger.quarantined_rows or self._missing:
+            mending.bury_lost_introducers(self.ledger, self.store)
 
     # -- the one row that says how to read the others ----------------------------------------------------------------
 
@@ -169,17 +172,17 @@ class Survey:
         meta.identities = {**meta.identities, **identities}
 
     def _rebuild(self) -> None:
-        """Without the meta row: no number may be given twice."""
+        """Without the meta row: no number may be given twice, and what is on disk is all that is known to have been admitted."""
         ledger = self.ledger
         following = ledger.meta.next_number
         for seal in ledger.seals.all():
             following[seal.destination] = max(following.get(seal.destination, 1), seal.last + 1)
         for ref in ledger.refs:
             following[ref.destination] = max(following.get(ref.destination, 1), ref.number + 1)
-        with contextlib.suppress(SpoolDamaged, msgspec.MsgspecError):
-            newest = self.store.read(key_of(Table.JOURNAL, ledger.journal.next_row - 1))
-            if newest is not None:
-                ledger.journal.next_number = journals.decode(newest)[-1].number + 1
+        for (name, kind, cause), count in self._dead.items():
+            ledger.books.admit(name, kind, count)
+            ledger.books.end(name, kind, State.DEAD, cause, count)
+        mending.end_of_journal(ledger, self.store)
 
     # -- rows that are no rows of ours -------------------------------------------------------------------------------
 
@@ -191,25 +194,26 @@ class Survey:
             self.ledger.quarantined_rows += len(rowids)
             log.error("%d rows that agentd did not write", len(rowids), extra={"action": "quarantine"})
             return
-        place = self.ledger.folder.quarantine("foreign-rows")
         self.ledger.quarantined_rows += len(rowids)
         try:
             for rowid in rowids:
-                (place / str(rowid)).write_bytes(self.store.copy_rowid(rowid))
+                self.ledger.folder.keep("foreign-rows", str(rowid), self.store.copy_rowid(rowid))
             self.store.delete_rowids(rowids)
-        except (OSError, DiskFull, sqlite3.Error) as error:
+        except (OSError, StateError, DiskFull, sqlite3.Error) as error:
             log.error(
                 "%d foreign rows can't be set aside: %s", len(rowids), error, extra={"action": "quarantine"}
             )  # nothing reads them where they are
             return
         log.error(
-            "%d rows that agentd did not write were set aside in %s", len(rowids), place, extra={"action": "quarantine"}
-        )
+            "%d rows that agentd did not write were set aside in %s", len(rowids),
+            self.ledger.folder.path / "quarantine" / "foreign-rows", extra={"action": "quarantine"},
+        )  # fmt: skip
 
     def _set_aside(self, folder: str, key: int, error: Exception) -> None:
         """A row of which nothing can be read; how many records it held shows when the books are balanced."""
         self.ledger.quarantined_rows += 1
-        log.error("%s: set aside", error, extra={"action": "quarantine"})
+        where = "set aside" if self._sets_aside else "left where it is"
+        log.error("%s: %s", error, where, extra={"action": "quarantine"})
         if self._keep_copy(folder, key):
             self.gone.append(key)
 
@@ -220,8 +224,8 @@ class Survey:
         with contextlib.suppress(SpoolDamaged):
             value = self.store.read(key) or b""
         try:
-            (self.ledger.folder.quarantine(folder) / f"{key:x}").write_bytes(value)
-        except OSError as error:
+            self.ledger.folder.keep(folder, f"{key:x}", value)
+        except (OSError, StateError) as error:
             log.error("can't keep a copy of row %#x: %s", key, error, extra={"action": "quarantine"})
             return False
         return True
@@ -290,17 +294,28 @@ class Survey:
             for kind in sorted({*live, *booked}):
                 missing = booked.get(kind, 0) - live[kind]
                 if missing > 0:
-                    log.error(
-                        "%s: %d records (%s) are missing on disk: booked as quarantined", name, missing, kind,
-                        extra={"action": "quarantine"},
-                    )  # fmt: skip
-                    self.ledger.books.end(name, kind, State.QUARANTINED, Cause.DAMAGED, missing)
+                    self._book_missing(name, kind, missing)
                 elif missing < 0:
                     log.error(
                         "%s: %d records (%s) more on disk than in the books: booked as admitted", name, -missing, kind,
                         extra={"action": "recovered"},
                     )  # fmt: skip
                     self.ledger.books.admit(name, kind, -missing)
+
+    def _book_missing(self, name: str, kind: str, missing: int) -> None:
+        ledger = self.ledger
+        self._missing = True
+        numbers = mending.where(ledger, name, self._rebuilt.numbers.get(name, ()))
+        log.error(
+            "%s: %d records (%s) are missing on disk: booked as quarantined; they are among the numbers %s",
+            name, missing, kind, numbers, extra={"action": "quarantine", "destination": name},
+        )  # fmt: skip
+        ledger.books.end(name, kind, State.QUARANTINED, Cause.DAMAGED, missing)
+        now = ledger.now_us()
+        ledger.journal.note_lost(
+            name, kind, missing, state=State.QUARANTINED, numbers=numbers, admitted_us=now, at_us=now,
+            cause=str(Cause.DAMAGED),
+        )  # fmt: skip
 
     # -- the other tables --------------------------------------------------------------------------------------------
 
@@ -326,6 +341,8 @@ class Survey:
                 self._set_aside("dead-letters", key, error)
             else:
                 self.ledger.add_letter(brief, size)
+                if brief.destination and brief.kind:
+                    self._dead[brief.destination, brief.kind, brief.cause] += 1
 
     def _brief(self, key: int, tag: bytes | None, size: int) -> Brief:
         try:
@@ -335,19 +352,38 @@ class Survey:
             return letters.brief_of(letters.decode(self.store.read(key) or b""), size)
 
     def _journal(self) -> None:
+        newest_us = (
+            0  # rows are as old as they stand in order: a damaged time must not let evidence go early, or hold it up
+        )
         for key, tag, size in self.store.tags(Table.JOURNAL):
-            self.ledger.journal.restore(row_of(key), size, int.from_bytes(tag or b"", "little"))
+            stamp = int.from_bytes((tag or b"")[:8], "little")
+            newest_us = max(newest_us, stamp if stamp < self.ledger.now_us() + _DAY_US else 0)
+            self.ledger.journal.restore(row_of(key), size, newest_us)
 
     def _intake(self) -> None:
         ledger = self.ledger
-        for key, tag, _ in self.store.tags(Table.SEEN):
-            ledger.see_row(Table.SEEN, row_of(key))
-            count = int.from_bytes(tag or b"", "little")
-            ledger.seen_rows.append((row_of(key), count))
-            ledger.seen_count += count
         for table in (Table.STREAM, Table.OWNER):
             for key, _, _ in self.store.tags(table):
                 ledger.see_row(table, row_of(key))
+        damaged = self._damaged(Table.SEEN, "seen-ids", "some repeats may be stored twice")
+        self._damaged(Table.STREAM, "streams", "its client's repeats may be stored twice")
+        for key, tag, size in self.store.tags(Table.SEEN):
+            ledger.see_row(Table.SEEN, row_of(key))
+            if key not in damaged:
+                count = min(int.from_bytes(tag or b"", "little"), size)
+                ledger.seen_rows.append((row_of(key), count))
+                ledger.seen_count += count
+
+    def _damaged(self, table: Table, folder: str, cost: str) -> set[int]:
+        """Set those rows of a table aside that fail their checksum."""
+        found = set()
+        for key, value in self.store.rows(table):
+            try:
+                unpack(value)
+            except SpoolDamaged as error:
+                found.add(key)
+                self._set_aside(folder, key, SpoolDamaged(f"{table.name.lower()} {row_of(key)}: {error}: {cost}"))
+        return found
 
     def _gates(self) -> None:
         for key, tag, size in self.store.tags(Table.GATE):
@@ -377,8 +413,11 @@ class Survey:
 
     def _refs(self) -> None:
         refs = self.ledger.refs
-        for row in refs.restore((row_of(key), value) for key, value in self.store.rows(Table.REF)):
+        damaged = refs.restore((row_of(key), value) for key, value in self.store.rows(Table.REF))
+        for row in damaged:
             self._set_aside("references", key_of(Table.REF, row), SpoolDamaged(f"reference {row}: damaged"))
+        if damaged or self._rebuilt.may_lack(Table.REF):
+            mending.restore_references(self.ledger, self.store)
         for name in self.changed:
             refs.forget(name)
 

@@ -7,7 +7,7 @@ run.start or decision → `known` once the platform has named it, or `dead` when
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 
 import msgspec
 
@@ -30,6 +30,7 @@ class Refs:
         self.changed: dict[int, Ref] = {}
         self.removed: list[int] = []
         self._counted: dict[int, Ref] = {}
+        self._replaced: dict[int, Ref] = {}  # dead ones, until what takes their place is on disk
 
     def __len__(self) -> int:
         return len(self._refs)
@@ -69,9 +70,15 @@ class Refs:
         known = self._refs.get((ref.destination, ref.kind, ref.local_id))
         if known is not None and known.state != DEAD:
             return known
+        if known is not None:
+            self._replaced[known.row] = known
         ref.row = known.row if known else self._take_row()
         self._put(ref)
         return ref
+
+    def stored(self, ref: Ref) -> None:
+        """The introducing record is on disk."""
+        self._replaced.pop(ref.row, None)
 
     def put(self, ref: Ref) -> Ref:
         """Add or replace a reference in whatever state; it reaches the disk with the next commit."""
@@ -81,10 +88,17 @@ class Refs:
         self.changed[ref.row] = ref
         return ref
 
-    def withdraw(self, ref: Ref) -> None:
-        """The introducing record was not kept after all."""
-        if self._refs.get((ref.destination, ref.kind, ref.local_id)) is ref:
+    def withdraw(self, ref: Ref) -> Ref | None:
+        """The introducing record was not kept after all. Returns the dead reference whose place it had: that one stands again."""
+        if self._refs.get((ref.destination, ref.kind, ref.local_id)) is not ref:
+            return None
+        before = self._replaced.pop(ref.row, None)
+        if before is None:
             self._remove(ref)
+        else:
+            self._put(before)
+            self.changed[ref.row] = before
+        return before
 
     def learn(self, destination: str, kind: str, local_id: str, platform_id: str, now_us: int) -> Ref | None:
         """The platform has named it. Returns the reference, None if there is none of that id.
@@ -130,7 +144,7 @@ class Refs:
         ref = self._refs.get((destination, kind, local_id))
         if ref is not None:
             ref.delivered += records
-            ref.touched_us = max(ref.touched_us, now_us)
+            ref.touched_us = now_us
             self._counted[ref.row] = ref
 
     def write_counts(self) -> bool:
@@ -140,15 +154,15 @@ class Refs:
         self._counted.clear()
         return found
 
-    def prune(self, before_us: int, needed: Container[tuple[str, str]] = ()) -> int:
-        """Forget what nobody has touched since, but for what the lanes in `needed` wait for. Returns how many.
+    def prune(self, is_old: Callable[[int], bool], needed: Container[tuple[str, str]] = ()) -> int:
+        """Forget what was touched so long ago, but for what the lanes in `needed` wait for. Returns how many.
 
-        The caller knows that nothing queued is older than `before_us`.
+        The caller knows that nothing queued needs what `is_old`.
         """
         old = [
             ref
             for ref in self._refs.values()
-            if ref.touched_us < before_us and (ref.destination, f"{ref.kind}:{ref.local_id}") not in needed
+            if is_old(ref.touched_us) and (ref.destination, f"{ref.kind}:{ref.local_id}") not in needed
         ]
         for ref in old:
             self._remove(ref)
@@ -171,6 +185,7 @@ class Refs:
         self._by_number.pop((ref.destination, ref.number), None)
         self.changed.pop(ref.row, None)
         self._counted.pop(ref.row, None)
+        self._replaced.pop(ref.row, None)
         self.removed.append(ref.row)
 
     def restore(self, rows: Iterator[tuple[int, bytes]]) -> list[int]:

@@ -39,7 +39,7 @@ class Row(NamedTuple):
     stray: bool
 
 
-class Survey(Struct):
+class Found(Struct):
     """What was found before any value was read."""
 
     live: int = 0
@@ -54,11 +54,11 @@ class Survey(Struct):
 class Salvage:
     """Whatever can be read of the spool in a folder. Call `survey` once, then `rows`; a context manager."""
 
-    def __init__(self, folder: Path, is_ours: Callable[[int], bool]) -> None:
-        """`is_ours` says of a key whether agentd has a table for it."""
-        self.pages = PageFile(folder)
+    def __init__(self, folder: Path, is_ours: Callable[[int], bool], *, synced: bool = True) -> None:
+        """`is_ours` says of a key whether agentd has a table for it; `synced`, whether each commit was synced to disk."""
+        self.pages = PageFile(folder, synced=synced)
         self._is_ours = is_ours
-        self.found = Survey()
+        self.found = Found()
         self._keys: array[int] = array("q")
         self._stored: array[float] = array("d")
         self._page: array[int] = array("I")
@@ -75,7 +75,7 @@ class Salvage:
 
     # -- where the rows are ------------------------------------------------------------------------------------------
 
-    def survey(self) -> Survey:
+    def survey(self) -> Found:
         """Find every row, and say what is missing."""
         self.found.exact = not self.pages.log.is_damaged  # pages may be older than those that lead to them
         root, dropped = self._root(b"Cache", fmt.TABLE_INTERIOR, fmt.TABLE_LEAF)
@@ -85,11 +85,11 @@ class Salvage:
             self.found.exact = False
         index_root, _ = self._root(b"Cache_key_raw", fmt.INDEX_INTERIOR, fmt.INDEX_LEAF)
         index = _IndexKeys(self.pages, index_root, self._is_ours)
+        trusted = index if index.whole and not self.pages.log.is_damaged else None
         if not self.found.exact:
-            whole = index if index.whole and not self.pages.log.is_damaged else None
-            self._strays(whole, take_free=dropped)
-        if index.whole:
-            self.found.missing = index.without(self._keys)
+            self._strays(trusted, take_free=dropped)
+        if trusted is not None:
+            self.found.missing = trusted.without(self._keys)
         return self.found
 
     def _root(self, name: bytes, interior: int, leaf: int) -> tuple[int, bool]:

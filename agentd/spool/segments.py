@@ -136,8 +136,8 @@ def encode(destination: str, entries: Sequence[Entry]) -> Encoded:
     return Encoded(value, zlib.crc32(packed).to_bytes(4, "little") + packed, directory)
 
 
-def decode(key: int, value: bytes) -> tuple[str, list[Entry]]:
-    """(destination, entries) of a row. Raises SpoolDamaged, naming what is wrong."""
+def check(key: int, value: bytes) -> memoryview:
+    """The body of a row. Raises SpoolDamaged, naming what is wrong."""
     if len(value) < _HEADER or value[:3] != _MAGIC:
         raise SpoolDamaged(f"segment {key:#x}: not a segment")
     if value[3] != VERSION:
@@ -145,6 +145,12 @@ def decode(key: int, value: bytes) -> tuple[str, list[Entry]]:
     view = memoryview(value)[_HEADER:]
     if zlib.crc32(view) != int.from_bytes(value[4:8], "little"):
         raise SpoolDamaged(f"segment {key:#x}: wrong checksum")
+    return view
+
+
+def decode(key: int, value: bytes) -> tuple[str, list[Entry]]:
+    """(destination, entries) of a row. Raises SpoolDamaged, naming what is wrong."""
+    view = check(key, value)
     try:
         return _entries(key, msgspec.msgpack.decode(view, type=_Body))
     except (ValueError, IndexError, msgspec.MsgspecError) as error:

@@ -41,7 +41,7 @@ class SpoolShelf:
         return self._spool.append(copies, puts=puts, introduced=introduced)
 
     def stream_row(self, row: int, value: bytes) -> Put:
-        return Put(key_of(Table.STREAM, row), value)
+        return Put(key_of(Table.STREAM, row), pack(value))
 
     def new_stream_row(self) -> int:
         return self._spool.take_row(Table.STREAM)
@@ -91,12 +91,16 @@ class SpoolShelf:
     # -- at a start --------------------------------------------------------------------------------------------------
 
     async def stored_streams(self) -> list[tuple[int, bytes]]:
-        """(row, value) of every stream, at a start."""
-        return await self._spool.run_in_thread(_rows, Table.STREAM)
+        """(row, value) of every stream, at a start; recovery has set aside those that are damaged."""
+        return _whole(await self._spool.run_in_thread(_rows, Table.STREAM))
 
     async def stored_ids(self) -> list[tuple[int, bytes]]:
-        """(row, value) of the dedupe window, oldest first, at a start."""
-        return await self._spool.run_in_thread(_rows, Table.SEEN)
+        """(row, value) of the dedupe window, oldest first, at a start; but for what is damaged, as above."""
+        return _whole(await self._spool.run_in_thread(_rows, Table.SEEN))
+
+
+def _whole(rows: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    return [(row, inner) for row, value in rows if (inner := _unpacked(value)) is not None]
 
 
 def _unpacked(value: bytes) -> bytes | None:

@@ -15,10 +15,12 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from msgspec.structs import replace
 
+from agentd.crashpoints import Point, reached
 from agentd.outcomes import Cause, Learned, State
 from agentd.queued import Death, Entry, Ref, Seal
 from agentd.records import EVIDENCE, INTRODUCES, RUN_ENDS, LossClass
 from agentd.spool import letters
+from agentd.spool.checked import pack
 from agentd.spool.committer import RETRY_S, Committer
 from agentd.spool.compact import Compactor
 from agentd.spool.directory import Segment
@@ -108,6 +110,7 @@ class Spool:
         """Commit what is left, then close the store and give the folder back."""
         await self._loader.close()
         await self._committer.close()
+        reached(Point.SHUTDOWN_COMMITTED)
         await self._storage.close()
         self.folder.close()
 
@@ -115,14 +118,17 @@ class Spool:
         """`listener` hears which lanes have new records in the window."""
         self._loader.listen(destination, listener)
 
-    def tick(self, now_us: int, keep_us: int) -> None:
-        """Housekeeping, about once a second: counts to disk, references that nobody needs any more, free space, rewriting."""
+    def tick(self, age_us: Callable[[int], int], keep_us: int) -> None:
+        """Housekeeping, about once a second: counts to disk, references that nobody needs any more, free space, rewriting.
+
+        What is queued was admitted while the references that it names were kept: they are, as long as it waits.
+        """
         if self.refs.write_counts():
             self._committer.wake()
-        oldest = min((at for queue in self.queues.values() if (at := queue.oldest_us()) is not None), default=now_us)
-        if self.refs.prune(min(now_us - keep_us, oldest), self.ledger.dead_lanes):
+        keep_us += max((queue.oldest_us(age_us) or 0 for queue in self.queues.values()), default=0)
+        if self.refs.prune(lambda touched_us: age_us(touched_us) > keep_us, self.ledger.dead_lanes):
             self._committer.wake()
-        self.drop_rows(Table.JOURNAL, self.journal.expired(now_us))
+        self.drop_rows(Table.JOURNAL, self.journal.expired(age_us))
         self.check_disk()
         self._compactor.tick()
 
@@ -178,17 +184,20 @@ class Spool:
             return any(segment.may_hold(lane_hash(seal.lane)) for seal in covering)
 
         taken = queue.shed(loss, wanted, sealed)
+        if not taken:
+            return
+        reached(Point.SHED_TAKEN)
         for segment in taken:
             self._committer.delete_segment(segment.key)
             self.ledger.lose(queue.name, segment, State.SHED, Cause.QUEUE_FULL)
-        if taken:
-            records = sum(segment.live for segment in taken)
-            log.warning(
-                "%s: queue full, shed %d %s records", queue.name, records, loss,
-                extra={"action": "shed", "destination": queue.name},
-            )  # fmt: skip
-            self._committer.wake()
-            self._loader.tell(queue.name, queue.released())
+        records = sum(segment.live for segment in taken)
+        log.warning(
+            "%s: queue full, shed %d %s records", queue.name, records, loss,
+            extra={"action": "shed", "destination": queue.name},
+        )  # fmt: skip
+        reached(Point.SHED_BOOKED)
+        self._committer.wake()
+        self._loader.tell(queue.name, queue.released())
 
     async def wait_for_room(self) -> None:
         """Return when something has left a queue since: whoever was refused may try again."""
@@ -264,7 +273,7 @@ class Spool:
             old, passed = ledger.seen_rows.popleft()
             ledger.seen_count -= passed
             self._committer.delete(key_of(Table.SEEN, old))
-        return Put(key_of(Table.SEEN, row), value, count.to_bytes(4, "little"))
+        return Put(key_of(Table.SEEN, row), pack(value), count.to_bytes(4, "little"))
 
     # -- delivery's side ---------------------------------------------------------------------------------------------
 

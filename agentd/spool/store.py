@@ -10,7 +10,8 @@ value. What is done against diskcache's defaults, and why:
 - all values inline: diskcache never fsyncs its value files. A file of its own for each body, written and fsynced once by a
   Disk subclass, was measured against it (tests/bench/segment_place.py): n + 2 syncs a commit instead of 1, orphans after a
   crash, and ahead only where a sync takes less than about 0.3 ms; inline writes each byte about twice.
-- settings rows are checked against an allow-list before opening: diskcache sets each as an attribute of itself.
+- settings rows are checked against an allow-list before opening: diskcache sets each as an attribute of itself. So is the schema:
+  a trigger is a program that runs with every commit.
 
 All calls come from one thread, since diskcache's transactions belong to a thread.
 """
@@ -18,6 +19,8 @@ All calls come from one thread, since diskcache's transactions belong to a threa
 from __future__ import annotations
 
 import contextlib
+import logging
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,7 +29,12 @@ from typing import Any, Literal, NamedTuple, Protocol
 import diskcache
 from diskcache.core import MODE_RAW
 
+from agentd.crashpoints import Point, reached
 from agentd.errors import SpoolDamaged, StateError
+from agentd.spool.pagefile import look_at_log
+from agentd.spool.wal import Read
+
+log = logging.getLogger("agentd.spool")
 
 TABLE_BITS = 48
 _MAX_ROW = (1 << TABLE_BITS) - 1
@@ -52,6 +60,18 @@ _PASSING = {
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_INTERRUPT,
 }  # fmt: skip
+# What diskcache makes: plain columns, no view, no expression, and triggers that count rows in Settings. A trigger is a program, and an
+# index over an expression calls functions. Empty: SQLite's own index of a UNIQUE column.
+_SCHEMA = re.compile(
+    r"|CREATE TABLE (Cache|Settings) \([\w ,]+\)|CREATE (UNIQUE )?INDEX \w+ ON Cache ?\([\w, ]+\)"
+    r"|CREATE TRIGGER \w+ AFTER (INSERT|UPDATE|DELETE) ON Cache FOR EACH ROW BEGIN"
+    r' UPDATE Settings SET value = value [-+\w. ]+ WHERE key = "(count|size)"; END'
+)
+# A row that this module can have written, of the table between two keys.
+_OURS = (
+    "key BETWEEN ? AND ? AND typeof(key) = 'integer' AND raw = 1 AND mode = 1 AND filename IS NULL AND typeof(value) = 'blob' "
+    "AND typeof(tag) IN ('blob', 'null')"
+)
 _LOCK_TIMEOUT_S = 5.0
 _VACUUM_PAGES = 1000  # 4 MiB and about 3 ms a step
 
@@ -146,13 +166,16 @@ class Store:
         Raises SpoolDamaged for a database that can't be trusted as a whole, StateError for one that can't be opened now,
         DiskFull.
         """
-        inspect(folder)
+        inspect(folder, synced=sync == "full")
         synchronous = 2 if sync == "full" else 1
         try:
             with _mapped():
+                folder.mkdir(mode=0o700, exist_ok=True)  # diskcache would let everybody look in
                 self._cache = diskcache.Cache(
                     str(folder), timeout=_LOCK_TIMEOUT_S, disk=BytesDisk, sqlite_synchronous=synchronous, **_SETTINGS
                 )
+                for path in folder.glob("cache.db*"):
+                    path.chmod(0o600)  # and SQLite read; logs that it makes later get the database's mode
         except sqlite3.DatabaseError as error:
             raise _verdict(folder, error) from error
 
@@ -162,8 +185,10 @@ class Store:
             with _mapped(), self._cache.transact():
                 for put in puts:
                     self._cache.set(put.key, put.value, tag=put.tag)
+                reached(Point.COMMIT_PUT)
                 for key in deletes:
                     self._cache.delete(key)
+                reached(Point.COMMIT_DELETED)
         except BaseException:
             connection = self._cache._con  # noqa: SLF001 - diskcache sends no ROLLBACK when COMMIT itself fails
             if connection.in_transaction:
@@ -181,17 +206,12 @@ class Store:
         return value if value is None else bytes(value)
 
     def tags(self, table: int) -> Iterator[tuple[int, bytes | None, int]]:
-        """(key, tag, value's length) of a table's rows in order; reads no value."""
-        sql = "SELECT key, tag, length(value) FROM Cache WHERE key BETWEEN ? AND ? AND raw = 1 ORDER BY key"
-        yield from self._select(sql, table)
+        """(key, tag, value's length) of a table's rows in order; reads no value. Rows of a wrong form are left out."""
+        yield from self._select(f"SELECT key, tag, length(value) FROM Cache WHERE {_OURS} ORDER BY key", table)  # noqa: S608
 
     def rows(self, table: int) -> Iterator[tuple[int, bytes]]:
         """(key, value) of a table's rows in order. Rows of a wrong form are left out: `foreign` finds them."""
-        sql = (
-            "SELECT key, value FROM Cache WHERE key BETWEEN ? AND ? AND raw = 1 AND mode = 1 "
-            "AND filename IS NULL AND typeof(value) = 'blob' ORDER BY key"
-        )
-        yield from self._select(sql, table)
+        yield from self._select(f"SELECT key, value FROM Cache WHERE {_OURS} ORDER BY key", table)  # noqa: S608
 
     def foreign(self) -> list[int]:
         """The rowids of rows that this module can't have written."""
@@ -235,10 +255,17 @@ class Store:
             raise SpoolDamaged(f"table {table}: {error}") from error
 
 
-def inspect(folder: Path) -> None:
-    """Look at an existing database with plain sqlite3 before diskcache may. Raises SpoolDamaged."""
+def inspect(folder: Path, *, synced: bool = True) -> None:
+    """Look at an existing database before diskcache may. Raises SpoolDamaged.
+
+    First at its write-ahead log (`synced`: each commit was), of which SQLite forgets what it can't read, and forgets all of it if the
+    database is empty; then with plain sqlite3, at the schema before anything of it is used.
+    """
     path = folder / "cache.db"
+    _inspect_log(path, look_at_log(folder, synced=synced))
     if not path.exists():
+        if any(path.with_name(path.name + end).exists() for end in ("-wal", "-shm")):
+            raise SpoolDamaged(f"{path}: missing, and its log is there")
         return
     if path.stat().st_size == 0:
         raise SpoolDamaged(f"{path}: empty file")
@@ -253,6 +280,20 @@ def inspect(folder: Path) -> None:
         raise _verdict(path, error) from error
 
 
+def _inspect_log(path: Path, found: Read) -> None:
+    if found.is_damaged:
+        raise SpoolDamaged(
+            f"{path}-wal: of {found.frames} committed frames {found.lost} are damaged or cut off"
+            + (f", and SQLite would read {found.seen}" if found.seen + found.lost < found.frames else "")
+        )
+    if found.unread:
+        log.warning(
+            "%s-wal: %d frames behind the last commit can't be read: torn when the power failed, and nobody had an answer for "
+            "them, or else damaged since, and what was acknowledged in them is lost", path, found.unread,
+            extra={"action": "log_torn"},
+        )  # fmt: skip
+
+
 def _verdict(path: Path, error: sqlite3.DatabaseError) -> StateError:
     """Damage is set aside by the caller; a database that is merely busy or out of reach must not be."""
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING:
@@ -262,11 +303,14 @@ def _verdict(path: Path, error: sqlite3.DatabaseError) -> StateError:
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA mmap_size = 0")
-    found = [row[0] for row in connection.execute("PRAGMA quick_check(10)")]
+    connection.execute("PRAGMA trusted_schema = OFF")
+    schema = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+    if foreign := [f"{kind} {name}" for kind, name, sql in schema if not _SCHEMA.fullmatch(sql or "")]:
+        raise SpoolDamaged(f"{path}: its schema holds {foreign[0]}, which agentd has not made")
+    found = [row[0] for row in connection.execute("PRAGMA integrity_check(10)")]
     if found != ["ok"]:
         raise SpoolDamaged(f"{path}: {found[0]}")
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not {"Cache", "Settings"} <= tables:
+    if not {("table", "Cache"), ("table", "Settings")} <= {(kind, name) for kind, name, _ in schema}:
         raise SpoolDamaged(f"{path}: its tables are missing")
     settings = dict(connection.execute("SELECT key, value FROM Settings"))
     foreign = sorted(str(key) for key in settings if key not in _SETTING_KEYS and not str(key).startswith("sqlite_"))

@@ -59,11 +59,11 @@ def decode_meta(value: bytes) -> Meta:
     """Raises NewerFormat for that of a newer agentd, SpoolDamaged for what is no Meta row."""
     try:
         head = msgspec.msgpack.decode(value)
-        fields = head if isinstance(head, list) and head else [0]
-        is_checked = len(fields) == 2 and isinstance(fields[1], bytes)  # noqa: PLR2004 - see `encode_meta`
-        if isinstance(fields[0], int) and fields[0] > FORMAT and not (is_checked and _is_known(fields[1])):
-            raise NewerFormat(fields[0], FORMAT)
-        return msgspec.msgpack.decode(unpack(fields[1]) if is_checked else value, type=Meta)
+        found, *rest = head if isinstance(head, list) and head else [0]
+        checked = rest[0] if len(rest) == 1 and isinstance(rest[0], bytes) else None  # else format 1
+        if isinstance(found, int) and found > FORMAT and not (checked is not None and _is_known(checked)):
+            raise NewerFormat(found, FORMAT)
+        return msgspec.msgpack.decode(value if checked is None else unpack(checked), type=Meta)
     except msgspec.MsgspecError as error:
         raise SpoolDamaged(f"meta row: {error}") from error
 

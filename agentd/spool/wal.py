@@ -82,22 +82,27 @@ class _Frames(Struct):
     broken: list[int] = field(default_factory=list)
     last: int = 0  # frame of this log, whole or broken
 
-    def committed(self, index: _Index | None) -> int:
+    def committed(self, index: _Index | None, *, synced: bool) -> int:
         """The number of the last frame that was committed for certain.
 
-        Without the index a hole in the very last transaction proves nothing: it was torn when the power failed, and nobody had an
-        answer for it; a transaction is begun when the one before it is synced.
+        Without the index a hole proves nothing where commits are not synced, nor within the very last one: it was torn when the power
+        failed, and nobody had an answer for it. But a transaction is begun when the one before it is synced.
         """
         first = self.broken[0] if self.broken else self.last + 1
-        certain = max((n for n in self.commits if n < first), default=0)
+        seen = max((n for n in self.commits if n < first), default=0)
+        if index is not None:
+            return max(seen, index.frames)
         behind = [n for n in self.commits if n > first]
-        if len(behind) > 1 or (behind and self.last > behind[0]):
-            certain = behind[-1]
-        return certain if index is None else max(certain, index.frames)
+        if synced and (len(behind) > 1 or (behind and self.last > behind[0])):
+            return behind[-1]
+        return seen
 
 
-def read_log(read: Callable[[int, int], bytes], size: int, index: bytes) -> Read:
-    """Look at a log of `size` bytes; `read(offset, length)` gives its bytes, `index` is the beginning of `-shm`."""
+def read_log(read: Callable[[int, int], bytes], size: int, index: bytes, *, synced: bool = True) -> Read:
+    """Look at a log of `size` bytes; `read(offset, length)` gives its bytes, `index` is the beginning of `-shm`.
+
+    `synced` says that each commit was synced before the next one began.
+    """
     beside = _read_index(index)
     own = _read_header(read(0, HEADER))
     head = own
@@ -119,13 +124,19 @@ def read_log(read: Callable[[int, int], bytes], size: int, index: bytes) -> Read
         elif frame.state is not _State.OLD:
             frames.broken.append(number)
             frames.last = number if frame.state is _State.BROKEN else frames.last
-    return _summary(found, frames, beside, head.page_size, headless=own is None)
+    committed = frames.committed(beside, synced=synced)
+    return _summary(found, frames, beside, committed, head.page_size, headless=own is None)
 
 
 def _summary(
-    found: list[tuple[int, _Frame]], frames: _Frames, beside: _Index | None, page_size: int, *, headless: bool
+    found: list[tuple[int, _Frame]],
+    frames: _Frames,
+    beside: _Index | None,
+    committed: int,
+    page_size: int,
+    *,
+    headless: bool,
 ) -> Read:
-    committed = frames.committed(beside)
     copied = 0 if beside is None else min(beside.copied, committed)
     first_gap = next((n for n, (number, _) in enumerate(found, 1) if n != number), len(found) + 1)
     seen = 0 if headless else max((n for n in frames.commits if n < first_gap), default=0)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from msgspec import Struct, field
 
+from agentd.crashpoints import Point, reached
 from agentd.outcomes import State
 from agentd.queued import Entry, Ref
 from agentd.spool import segments
@@ -110,7 +111,9 @@ def write(store: Rows, pending: Pending, meta: Meta) -> Written:
     meta.next_segment = row
     meta.commits += 1
     puts.append(Put(key_of(Table.META, 0), encode_meta(meta)))
+    reached(Point.COMMIT_BEGUN)
     store.commit(puts, deletes)
+    reached(Point.COMMIT_WRITTEN)
     return made._replace(next_segment=row)
 
 

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from agentd import platforms
+from agentd.ageing import Clocks
 from agentd.compat.build import build_gateway
 from agentd.config import Config, Destination, Intake, Listen, Security
 from agentd.errors import RecordError
@@ -25,6 +26,7 @@ from agentd.intake.access import Access
 from agentd.intake.routes import build_app
 from agentd.intake.server import Server
 from agentd.queued import KNOWN, Ref
+from agentd.testing import FakeClock
 from agentd.wire import Ack, Rejected, encode
 
 KEY = "aos_agent_the_platforms_own"
@@ -144,7 +146,7 @@ class House:
         self.refs = Refs()
         self.admins = {UID}
         self.came = []
-        self.now_us = 1_767_225_600_000_000
+        self.clock = FakeClock()
         self.answer = lambda _request: web.json_response({"data": {"ok": True}, "error": None})
 
     async def start(self, **settings):
@@ -165,7 +167,7 @@ class House:
             keeper=self.keeper,
             http=self.http,
             is_admin=lambda peer: peer.local and peer.uid in self.admins,
-            now_us=lambda: self.now_us,
+            clocks=Clocks(self.clock.now_us, self.clock),
         )
         app = build_app(self.sink, None, config, Access(config.security, TOKENS))
         gateway.add_to(app)
@@ -265,17 +267,31 @@ async def test_a_repeated_body_is_known(house):
     body = {"run_id": "r", "events": [{"type": "a", "occurred_at": "2026-01-01T00:00:00Z"}, {"type": "b"}]}
     for _ in range(3):
         assert (await house.post(EVENTS, body))[::2] == (200, {"data": {"accepted": 2}, "error": None})
-        house.now_us += 200 * 10**6
+        house.clock.advance(200)
     assert len(house.sink.records) == 2
     await house.post(EVENTS, body | {"events": [{"type": "c"}]})
     assert len(house.sink.records) == 3
+
+
+@pytest.mark.parametrize("jump_s", [366 * 86_400, -366 * 86_400, -1_767_225_600, 2_303_596_800])
+async def test_a_repeated_body_is_known_whatever_the_clock_says(house, jump_s):
+    """The ten minutes are those that went by: a wall clock that is set in between makes no second batch, and no lasting one."""
+    body = {"run_id": "r", "events": [{"type": "a"}, {"type": "b"}]}
+    for seconds, jump in ((0, jump_s), (30, -jump_s), (200, jump_s), (300, 0)):
+        house.clock.advance(seconds)
+        assert (await house.post(EVENTS, body))[0] == 200
+        house.clock.set_wall(jump)
+    assert len(house.sink.records) == 2
+    house.clock.advance(700)
+    await house.post(EVENTS, body)
+    assert len(house.sink.records) == 4
 
 
 async def test_a_start_without_a_key_is_known_by_its_body(house):
     """The same id within ten minutes, another one later."""
     ids = []
     for minutes in (0, 9, 20):
-        house.now_us += minutes * 60 * 10**6
+        house.clock.advance(minutes * 60)
         ids.append((await house.post(START, {"agent_id": "billing"}))[2]["data"]["run_id"])
     assert ids[0] == ids[1] != ids[2]
     assert [record.run_id for record, _ in house.sink.records] == [ids[0], ids[2]]

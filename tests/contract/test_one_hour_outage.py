@@ -15,7 +15,6 @@ import pytest
 from multidict import CIMultiDict
 
 from agentd.config import Config, Destination, Secret
-from agentd.daemon import Target
 from agentd.delivery.courier import Courier
 from agentd.exchange import Lost, Response
 from agentd.identity import Uuid7
@@ -34,6 +33,7 @@ from agentd.spool.ledger import Limits
 from agentd.spool.outbox import SpoolOutbox
 from agentd.spool.recovery import open_spool
 from agentd.spool.shelf import SpoolShelf
+from agentd.targets import Target
 from agentd.testing import FakeClock, MemoryStore
 from agentd.wire import Message
 

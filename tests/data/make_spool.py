@@ -18,7 +18,7 @@ sys.path.insert(0, str(_HERE.parent / "e2e"))
 
 def main(code: str, name: str) -> None:
     """`code` is the source tree whose daemon writes the spool."""
-    import upgrade_kit as kit  # noqa: PLC0415 - it is found by the line above
+    import upgrade_kit as kit
 
     for how in ("stopped", "killed"):
         world = kit.world()

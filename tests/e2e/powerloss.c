@@ -80,7 +80,8 @@ static void unlock(void)
     errno = error;
 }
 
-static void note(int op, int fd, int flags, int64_t offset, int64_t size, const char *path, const void *data, size_t data_size)
+static void note(int op, int fd, int flags, int64_t offset, int64_t size, const char *path, const void *data,
+                 size_t data_size)
 {
     int error = errno;
     struct entry head = { op, (int32_t)getpid(), fd, flags, offset, size, path ? strlen(path) : 0, data_size };
@@ -117,15 +118,14 @@ static const char *below(int at, const char *path, char *buffer)
     int error = errno;
     char *found = realpath(slash == NULL ? "." : slash == whole ? "/" : whole, folder);
     errno = error;
-    if (found == NULL || strlen(folder) + strlen(name) + 2 > PATH_MAX)
+    if (found == NULL || snprintf(buffer, PATH_MAX, "%s/%s", folder, name) >= PATH_MAX)
         return NULL;
-    snprintf(buffer, PATH_MAX, "%s/%s", folder, name);
     if (strncmp(buffer, root, root_size) != 0 || (buffer[root_size] != '/' && buffer[root_size] != 0))
         return NULL;
     return buffer[root_size] == 0 ? buffer + root_size : buffer + root_size + 1;
 }
 
-/* -- files come and go --------------------------------------------------------------------------------------------------- */
+/* -- files come and go ------------------------------------------------------------------------------------------ */
 
 static int opened(int at, const char *path, int flags, mode_t mode)
 {
@@ -142,20 +142,21 @@ static int opened(int at, const char *path, int flags, mode_t mode)
     if (fd >= FDS)
         abort();
     if (fd >= 0) {
+        int odd = (flags & O_DSYNC) || (flags & O_TMPFILE) == O_TMPFILE;
         ours[fd] = 1;
-        note(flags & (O_DSYNC | O_TMPFILE & ~O_DIRECTORY) ? UNMODELLED : OPEN, fd, flags, 0, 0, name, NULL, 0);
+        note(odd ? UNMODELLED : OPEN, fd, flags, 0, 0, odd ? "open with O_DSYNC, O_SYNC or O_TMPFILE" : name, NULL, 0);
     }
     unlock();
     return fd;
 }
 
-#define MODE(flags)                                                                                                            \
-    mode_t mode = 0;                                                                                                           \
-    if ((flags) & (O_CREAT | O_TMPFILE)) {                                                                                     \
-        va_list more;                                                                                                          \
-        va_start(more, flags);                                                                                                 \
-        mode = va_arg(more, mode_t);                                                                                           \
-        va_end(more);                                                                                                          \
+#define MODE(flags)                                                                                                \
+    mode_t mode = 0;                                                                                               \
+    if ((flags) & (O_CREAT | O_TMPFILE)) {                                                                         \
+        va_list more;                                                                                              \
+        va_start(more, flags);                                                                                     \
+        mode = va_arg(more, mode_t);                                                                               \
+        va_end(more);                                                                                              \
     }
 
 int open(const char *path, int flags, ...) { MODE(flags) return opened(AT_FDCWD, path, flags, mode); }
@@ -178,45 +179,68 @@ int close(int fd)
 }
 
 /* A call on a path: `op` if it is one that the log can say, UNMODELLED with the call's name otherwise. */
-#define ON_PATH(op, at, path, call)                                                                                            \
-    char buffer[PATH_MAX];                                                                                                     \
-    const char *name = below(at, path, buffer);                                                                                \
-    if (name == NULL)                                                                                                          \
-        return call;                                                                                                           \
-    lock();                                                                                                                    \
-    int result = call;                                                                                                         \
-    if (result == 0)                                                                                                           \
-        note(op, -1, 0, 0, 0, (op) == UNMODELLED ? __func__ : name, NULL, 0);                                                  \
-    unlock();                                                                                                                  \
+#define ON_PATH(op, at, path, call)                                                                                \
+    char buffer[PATH_MAX];                                                                                         \
+    const char *name = below(at, path, buffer);                                                                    \
+    if (name == NULL)                                                                                              \
+        return call;                                                                                               \
+    lock();                                                                                                        \
+    int result = call;                                                                                             \
+    if (result == 0)                                                                                               \
+        note(op, -1, 0, 0, 0, (op) == UNMODELLED ? __func__ : name, NULL, 0);                                      \
+    unlock();                                                                                                      \
     return result;
 
-int unlink(const char *path) { ON_PATH(UNLINK, AT_FDCWD, path, syscall(SYS_unlinkat, AT_FDCWD, path, 0)) }
-int unlinkat(int at, const char *path, int flags) { ON_PATH(flags ? UNMODELLED : UNLINK, at, path, syscall(SYS_unlinkat, at, path, flags)) }
-int remove(const char *path) { ON_PATH(UNMODELLED, AT_FDCWD, path, syscall(SYS_unlinkat, AT_FDCWD, path, 0)) }
-int rmdir(const char *path) { ON_PATH(UNMODELLED, AT_FDCWD, path, syscall(SYS_unlinkat, AT_FDCWD, path, AT_REMOVEDIR)) }
-int mkdir(const char *path, mode_t mode) { ON_PATH(MKDIR, AT_FDCWD, path, syscall(SYS_mkdirat, AT_FDCWD, path, mode)) }
-int mkdirat(int at, const char *path, mode_t mode) { ON_PATH(MKDIR, at, path, syscall(SYS_mkdirat, at, path, mode)) }
-int truncate(const char *path, off_t size) { ON_PATH(UNMODELLED, AT_FDCWD, path, syscall(SYS_truncate, path, size)) }
-int truncate64(const char *path, off_t size) { ON_PATH(UNMODELLED, AT_FDCWD, path, syscall(SYS_truncate, path, size)) }
-int symlink(const char *to, const char *path) { ON_PATH(UNMODELLED, AT_FDCWD, path, syscall(SYS_symlinkat, to, AT_FDCWD, path)) }
-int symlinkat(const char *to, int at, const char *path) { ON_PATH(UNMODELLED, at, path, syscall(SYS_symlinkat, to, at, path)) }
-int rename(const char *from, const char *to) { ON_PATH(UNMODELLED, AT_FDCWD, to, syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0)) }
-int renameat(int a, const char *from, int b, const char *to) { ON_PATH(UNMODELLED, b, to, syscall(SYS_renameat2, a, from, b, to, 0)) }
-int renameat2(int a, const char *from, int b, const char *to, unsigned flags) { ON_PATH(UNMODELLED, b, to, syscall(SYS_renameat2, a, from, b, to, flags)) }
-int link(const char *from, const char *to) { ON_PATH(UNMODELLED, AT_FDCWD, to, syscall(SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0)) }
-int linkat(int a, const char *from, int b, const char *to, int flags) { ON_PATH(UNMODELLED, b, to, syscall(SYS_linkat, a, from, b, to, flags)) }
+int unlinkat(int at, const char *path, int flags)
+{
+    ON_PATH(flags ? UNMODELLED : UNLINK, at, path, syscall(SYS_unlinkat, at, path, flags))
+}
 
-/* -- what is written ------------------------------------------------------------------------------------------------------ */
+int mkdirat(int at, const char *path, mode_t mode)
+{
+    ON_PATH(MKDIR, at, path, syscall(SYS_mkdirat, at, path, mode))
+}
+
+int renameat2(int a, const char *from, int b, const char *to, unsigned flags)
+{
+    ON_PATH(UNMODELLED, b, to, syscall(SYS_renameat2, a, from, b, to, flags))
+}
+
+int linkat(int a, const char *from, int b, const char *to, int flags)
+{
+    ON_PATH(UNMODELLED, b, to, syscall(SYS_linkat, a, from, b, to, flags))
+}
+
+int symlinkat(const char *to, int at, const char *path)
+{
+    ON_PATH(UNMODELLED, at, path, syscall(SYS_symlinkat, to, at, path))
+}
+
+int truncate(const char *path, off_t size)
+{
+    ON_PATH(UNMODELLED, AT_FDCWD, path, syscall(SYS_truncate, path, size))
+}
+
+int unlink(const char *path) { return unlinkat(AT_FDCWD, path, 0); }
+int rmdir(const char *path) { return unlinkat(AT_FDCWD, path, AT_REMOVEDIR); }
+int mkdir(const char *path, mode_t mode) { return mkdirat(AT_FDCWD, path, mode); }
+int rename(const char *from, const char *to) { return renameat2(AT_FDCWD, from, AT_FDCWD, to, 0); }
+int renameat(int a, const char *from, int b, const char *to) { return renameat2(a, from, b, to, 0); }
+int link(const char *from, const char *to) { return linkat(AT_FDCWD, from, AT_FDCWD, to, 0); }
+int symlink(const char *to, const char *path) { return symlinkat(to, AT_FDCWD, path); }
+int truncate64(const char *path, off_t size) { return truncate(path, size); }
+
+/* -- what is written -------------------------------------------------------------------------------------------- */
 
 /* Makes a call on a file of ours; `entry` notes it if it went well. */
-#define ON_FILE(type, fd, call, entry)                                                                                         \
-    if (!is_ours(fd))                                                                                                          \
-        return call;                                                                                                           \
-    lock();                                                                                                                    \
-    type result = call;                                                                                                        \
-    if (result >= 0)                                                                                                           \
-        entry;                                                                                                                 \
-    unlock();                                                                                                                  \
+#define ON_FILE(type, fd, call, entry)                                                                             \
+    if (!is_ours(fd))                                                                                              \
+        return call;                                                                                               \
+    lock();                                                                                                        \
+    type result = call;                                                                                            \
+    if (result >= 0)                                                                                               \
+        entry;                                                                                                     \
+    unlock();                                                                                                      \
     return result;
 
 /* Where a write without an offset has just ended; the same for O_APPEND. */
@@ -238,20 +262,67 @@ static void note_parts(int fd, const struct iovec *parts, int count, int64_t off
     free(whole);
 }
 
-ssize_t write(int fd, const void *data, size_t size) { ON_FILE(ssize_t, fd, syscall(SYS_write, fd, data, size), note(WRITE, fd, 0, end_of(fd) - result, result, NULL, data, result)) }
-ssize_t pwrite(int fd, const void *data, size_t size, off_t offset) { ON_FILE(ssize_t, fd, syscall(SYS_pwrite64, fd, data, size, offset), note(WRITE, fd, 0, offset, result, NULL, data, result)) }
-ssize_t pwrite64(int fd, const void *data, size_t size, off_t offset) { return pwrite(fd, data, size, offset); }
-ssize_t writev(int fd, const struct iovec *parts, int count) { ON_FILE(ssize_t, fd, syscall(SYS_writev, fd, parts, count), note_parts(fd, parts, count, end_of(fd) - result, result)) }
-ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t offset) { ON_FILE(ssize_t, fd, syscall(SYS_pwritev, fd, parts, count, offset, 0), note_parts(fd, parts, count, offset, result)) }
-ssize_t pwritev64(int fd, const struct iovec *parts, int count, off_t offset) { return pwritev(fd, parts, count, offset); }
-ssize_t pwritev2(int fd, const struct iovec *parts, int count, off_t offset, int flags) { ON_FILE(ssize_t, fd, syscall(SYS_pwritev2, fd, parts, count, offset, 0, flags), note(UNMODELLED, fd, flags, offset, result, __func__, NULL, 0)) }
-ssize_t pwritev64v2(int fd, const struct iovec *parts, int count, off_t offset, int flags) { return pwritev2(fd, parts, count, offset, flags); }
-ssize_t sendfile(int to, int from, off_t *offset, size_t size) { ON_FILE(ssize_t, to, syscall(SYS_sendfile, to, from, offset, size), note(UNMODELLED, to, 0, 0, result, __func__, NULL, 0)) }
+ssize_t write(int fd, const void *data, size_t size)
+{
+    ON_FILE(ssize_t, fd, syscall(SYS_write, fd, data, size),
+            note(WRITE, fd, 0, end_of(fd) - result, result, NULL, data, result))
+}
+
+ssize_t pwrite(int fd, const void *data, size_t size, off_t offset)
+{
+    ON_FILE(ssize_t, fd, syscall(SYS_pwrite64, fd, data, size, offset),
+            note(WRITE, fd, 0, offset, result, NULL, data, result))
+}
+
+ssize_t writev(int fd, const struct iovec *parts, int count)
+{
+    ON_FILE(ssize_t, fd, syscall(SYS_writev, fd, parts, count),
+            note_parts(fd, parts, count, end_of(fd) - result, result))
+}
+
+ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t offset)
+{
+    ON_FILE(ssize_t, fd, syscall(SYS_pwritev, fd, parts, count, offset, 0),
+            note_parts(fd, parts, count, offset, result))
+}
+
+ssize_t pwritev2(int fd, const struct iovec *parts, int count, off_t offset, int flags)
+{
+    ON_FILE(ssize_t, fd, syscall(SYS_pwritev2, fd, parts, count, offset, 0, flags),
+            note(UNMODELLED, fd, flags, offset, result, __func__, NULL, 0))
+}
+
+ssize_t sendfile(int to, int from, off_t *offset, size_t size)
+{
+    ON_FILE(ssize_t, to, syscall(SYS_sendfile, to, from, offset, size),
+            note(UNMODELLED, to, 0, 0, result, __func__, NULL, 0))
+}
+
+ssize_t copy_file_range(int from, off_t *a, int to, off_t *b, size_t size, unsigned flags)
+{
+    ON_FILE(ssize_t, to, syscall(SYS_copy_file_range, from, a, to, b, size, flags),
+            note(UNMODELLED, to, 0, 0, result, __func__, NULL, 0))
+}
+
+int ftruncate(int fd, off_t size)
+{
+    ON_FILE(int, fd, syscall(SYS_ftruncate, fd, size), note(TRUNCATE, fd, 0, 0, size, NULL, NULL, 0))
+}
+
+int fallocate(int fd, int mode, off_t offset, off_t size)
+{
+    ON_FILE(int, fd, syscall(SYS_fallocate, fd, mode, offset, size),
+            note(mode ? UNMODELLED : ALLOCATE, fd, mode, offset, size, mode ? __func__ : NULL, NULL, 0))
+}
+
+ssize_t pwrite64(int fd, const void *data, size_t size, off_t at) { return pwrite(fd, data, size, at); }
+ssize_t pwritev64(int fd, const struct iovec *parts, int count, off_t at) { return pwritev(fd, parts, count, at); }
+ssize_t pwritev64v2(int fd, const struct iovec *parts, int count, off_t at, int flags)
+{
+    return pwritev2(fd, parts, count, at, flags);
+}
 ssize_t sendfile64(int to, int from, off_t *offset, size_t size) { return sendfile(to, from, offset, size); }
-ssize_t copy_file_range(int from, off_t *a, int to, off_t *b, size_t size, unsigned flags) { ON_FILE(ssize_t, to, syscall(SYS_copy_file_range, from, a, to, b, size, flags), note(UNMODELLED, to, 0, 0, result, __func__, NULL, 0)) }
-int ftruncate(int fd, off_t size) { ON_FILE(int, fd, syscall(SYS_ftruncate, fd, size), note(TRUNCATE, fd, 0, 0, size, NULL, NULL, 0)) }
 int ftruncate64(int fd, off_t size) { return ftruncate(fd, size); }
-int fallocate(int fd, int mode, off_t offset, off_t size) { ON_FILE(int, fd, syscall(SYS_fallocate, fd, mode, offset, size), note(mode ? UNMODELLED : ALLOCATE, fd, mode, offset, size, mode ? __func__ : NULL, NULL, 0)) }
 int fallocate64(int fd, int mode, off_t offset, off_t size) { return fallocate(fd, mode, offset, size); }
 
 int posix_fallocate(int fd, off_t offset, off_t size)
@@ -273,13 +344,17 @@ void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t 
     unlock();
     return result;
 }
-void *mmap64(void *address, size_t size, int protection, int flags, int fd, off_t offset) { return mmap(address, size, protection, flags, fd, offset); }
+void *mmap64(void *address, size_t size, int protection, int flags, int fd, off_t offset)
+{
+    return mmap(address, size, protection, flags, fd, offset);
+}
 
-/* -- what is made to last -------------------------------------------------------------------------------------------------- */
+/* -- what is made to last --------------------------------------------------------------------------------------- */
 
 int fsync(int fd) { ON_FILE(int, fd, syscall(SYS_fsync, fd), note(SYNC, fd, 0, 0, 0, NULL, NULL, 0)) }
 int fdatasync(int fd) { ON_FILE(int, fd, syscall(SYS_fdatasync, fd), note(SYNC, fd, 1, 0, 0, NULL, NULL, 0)) }
 int syncfs(int fd) { ON_FILE(int, fd, syscall(SYS_syncfs, fd), note(UNMODELLED, fd, 0, 0, 0, __func__, NULL, 0)) }
+
 int msync(void *address, size_t size, int flags)
 {
     int result = syscall(SYS_msync, address, size, flags);
@@ -290,4 +365,6 @@ int msync(void *address, size_t size, int flags)
     }
     return result;
 }
-/* sync_file_range(2) writes back without file size, extents or the disk's own cache: it makes nothing last, and is not noted. */
+
+/* sync_file_range(2) writes back without file size, extents or the disk's own cache: it makes nothing last, and is not noted.
+ * What a descriptor's copy (dup, fcntl) is used for is not seen either. */

@@ -1,10 +1,11 @@
 """What a disk may hold when the power goes: every file operation of a real daemon, recorded, and any moment of it made again.
 
-    recording = Recording("full")              # compiles powerloss.c, which writes down what the daemon does to its state folder
-    recording.daemon.start()                   # traffic, photographs, kills
-    entries = read_log(recording.log)
-    disk = Disk(); disk.apply(...)             # up to the moment of the cut
-    disk.rebuild(folder, Torn(seed))           # one of the states that the disk may be in
+    recording = Recording("full")          # compiles powerloss.c, which writes down what the daemon does to its state folder
+    recording.daemon.start()               # traffic, photographs, kills
+    cuts = Cuts(recording)
+    cuts.advance(cuts.of(position))        # to the moment when the log was so long
+    with cuts.rebuilt(Torn(seed)) as disk: # one of the states that the disk may be in
+        look(disk / STATE, "full")         # what a start finds there
 
 The model, which promises no more than POSIX does and so less than any file system in use keeps:
 
@@ -39,10 +40,9 @@ import struct
 import subprocess
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 from unittest import mock
 
 from harness import AGENT, Daemon, Ledger, Watched, World, http_call
@@ -59,6 +59,7 @@ from agentd.spool.tables import Table
 
 SOURCE = Path(__file__).with_name("powerloss.c")
 COMPILER = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+STATE = "var/lib"  # the daemon's folder on the disk: it makes both parts of it
 
 # -- the log -----------------------------------------------------------------------------------------------------------
 
@@ -388,6 +389,13 @@ class Recorded(Daemon):
         with mock.patch.dict(os.environ, variables):
             super().spawn()
 
+    def start(self) -> Self:
+        """Start it and wait until it takes records."""
+        before = self.record.stat().st_size
+        super().start()
+        assert self.record.stat().st_size > before, f"the layer is not below the daemon:\n{self.tail()}"
+        return self
+
     @contextlib.contextmanager
     def held(self) -> Iterator[int]:
         """Between two of its file operations; gives the log's length."""
@@ -509,25 +517,23 @@ class Asked(NamedTuple):
     answer: dict[str, Any]
 
 
-@dataclass
-class Photo:
+class Photo(NamedTuple):
     """The platforms as they were when the log had this length."""
 
     position: int
     platforms: Any
 
 
-@dataclass
 class Recording:
     """A world whose daemon runs on a disk that will lose its power. `close` leaves nothing behind."""
 
-    sync: Sync
-    world: World = field(default_factory=lambda: World(("agentos", "aegis")))
-    photos: list[Photo] = field(default_factory=list)
-    asked: list[Asked] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        world = self.world
+    def __init__(self, sync: Sync) -> None:
+        self.sync = sync
+        self.photos: list[Photo] = []
+        self.asked: list[Asked] = []
+        self.requests: list[Request] = []
+        self.intents: list[tuple[int, float]] = []
+        self.world = world = World(("agentos", "aegis"))
         self.root = world.folder / "disk"
         self.root.mkdir()
         self.log = world.folder / "disk.log"
@@ -541,14 +547,14 @@ class Recording:
         self._emulation = world.platform.sandbox._emulation
         self._emulation.faces.update(faces)  # type: ignore[arg-type]  # all that they lack is asked of the faces
         self.layer = compiled(world.folder)
-        self.daemon = self._daemon(Recorded, "d", self.root / "var" / "lib")
+        self.daemon = self._daemon(Recorded, "d", self.root)
         self._cuts = 0
 
-    def _daemon(self, kind: type[Daemon], name: str, state: Path) -> Any:
+    def _daemon(self, kind: type[Daemon], name: str, disk: Path) -> Any:
         url = self.world.platform.url
         aegis = {"platform": "aegis", "base_url": f"{url}/aegis", "agent_id": AGENT, "api_key": {"env": "KEY"}}
         sections = {
-            "spool": {"directory": str(state), "sync": self.sync},
+            "spool": {"directory": str(disk / STATE), "sync": self.sync},
             "batch": {"max_events": 20, "max_interval": "50ms"},
             "destinations.aegis": aegis,
         }
@@ -560,8 +566,8 @@ class Recording:
 
     def end(self) -> None:
         """The story is told: what comes to the platforms from now on is not part of it."""
-        self.requests = tuple(self.platform.noted)
-        self.intents = tuple(self.treasury.noted)
+        self.requests = list(self.platform.noted)
+        self.intents = list(self.treasury.noted)
 
     def close(self) -> None:
         self.world.close()
@@ -585,11 +591,11 @@ class Recording:
         """Remember this moment, of the disk and of the platforms."""
         watched = (self.platform, self.treasury)
 
-        def look() -> Any:
+        def copied() -> Any:
             return copy.deepcopy(([(one.face, one.keys_of, one.taken) for one in watched], self._emulation._books))
 
         with self.daemon.held() as position:
-            self.photos.append(Photo(position, self.world.platform.ask(look)))
+            self.photos.append(Photo(position, self.world.platform.ask(copied)))
 
     def restart(self, photo: Photo, disk: Path) -> Daemon:
         """The real daemon on what the disk kept, and the platforms as they were."""
@@ -602,7 +608,7 @@ class Recording:
         self.world.platform.ask(put_back)
         self.world.ledger = self.ledger.at(photo.position)
         self._cuts += 1
-        return self._daemon(Daemon, f"cut{self._cuts}", disk / "var" / "lib").start()
+        return self._daemon(Daemon, f"cut{self._cuts}", disk).start()
 
 
 # -- what a start finds ------------------------------------------------------------------------------------------------

@@ -11,11 +11,25 @@ from typing import NamedTuple
 
 import pytest
 from harness import Frames, Producer, audit, wait_for
-from powerloss_kit import COMPILER, Cuts, Disk, Entry, Everything, Fate, Name, Op, Photo, Recording, Request, Torn, look
+from powerloss_kit import (
+    COMPILER,
+    STATE,
+    Cuts,
+    Disk,
+    Entry,
+    Everything,
+    Fate,
+    Name,
+    Op,
+    Photo,
+    Recording,
+    Request,
+    Torn,
+    look,
+)
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler to build the layer under the daemon with")
 
-STATE = "var/lib"  # the daemon's folder on the disk: it makes both parts of it
 REFUSED = 422
 
 
@@ -136,9 +150,9 @@ def judge(recording, found, position, kept):
     assert present <= recording.ledger.made.keys()
     in_order(found.live)
     requests = [request for request in recording.requests if request.position <= position]
-    taken = {name for request in requests if request.status < 300 for name in request.names}
+    somewhere = present.union(*(request.names for request in requests if request.status < 300))
     acked = [one for one in recording.ledger.acked if one.position <= position]
-    lost = [(one.position, name) for one in acked for name in one.names if name not in present | taken]
+    lost = [(one.position, name) for one in acked for name in one.names if name not in somewhere]
     assert [name for when, name in lost if when <= kept] == []
     outlived = [name for one in acked if lost and one.position > lost[0][0] for name in one.names if name in present]
     assert not outlived, f"{lost[0][1]} is lost, and of what came later not all: {outlived[:5]}"
@@ -255,10 +269,12 @@ def made(op, fd, flags, offset, size, path, data):
 def test_full_keeps_what_was_acknowledged(full):
     """Promises 1, 2, 4, 8: whatever the disk has left of what was not synced, nothing that anybody was told is lost or changed."""
     cuts, die = Cuts(full), random.Random(20)
-    for cut in moments(full, cuts, die):
+    chosen = moments(full, cuts, die)
+    assert len(chosen) > 100
+    for cut in chosen:
         cuts.advance(cut)
         position = cuts.positions[cut]
-        for fate in (Fate(), Torn(die.getrandbits(32)), Torn(die.getrandbits(32))):
+        for fate in (Fate(), Torn(die.getrandbits(32)), Everything()):
             with cuts.rebuilt(fate) as disk:
                 found = look(disk / STATE, "full")
                 gone = judge(full, found, position, position)
@@ -276,7 +292,7 @@ def test_a_cut_within_the_first_start_leaves_a_spool_that_opens(full):
                 found = look(disk / STATE, "full")
                 assert set(found.live) <= full.ledger.made.keys()
                 assert found.adds_up
-                assert all("beginning a new one" in said for said in found.errors), found.errors
+                assert not found.errors or (disk / STATE / "quarantine").exists(), found.errors
 
 
 def test_a_daemon_begins_where_a_first_start_was_cut(full):
@@ -327,11 +343,10 @@ def settle(recording, daemon):
 def test_normal_loses_the_newest_commits_and_nothing_else(normal):
     """`sync = "normal"`: lost is what was acknowledged since the log's last sync, from some commit on; what is left is whole."""
     cuts, die = Cuts(normal), random.Random(23)
-    syncs = cuts.before(Op.SYNC, "-wal")
     risks = []
     for cut in moments(normal, cuts, die):
         cuts.advance(cut)
-        kept = cuts.positions[max(before for before in syncs if before < cut) + 1]
+        kept = synced(cuts, cut)
         for fate in (Fate(), Torn(die.getrandbits(32)), Everything()):
             with cuts.rebuilt(fate) as disk:
                 gone = judge(normal, look(disk / STATE, "normal"), cuts.positions[cut], kept)
@@ -343,15 +358,20 @@ def test_normal_loses_the_newest_commits_and_nothing_else(normal):
     assert any(gone.forgotten for gone in risks)
 
 
+def synced(cuts, cut):
+    """How long the recording was when SQLite's log was last synced."""
+    behind = [before + 1 for before in cuts.before(Op.SYNC, "-wal") if before < cut]
+    return cuts.positions[max(behind, default=0)]
+
+
 def test_a_daemon_goes_on_after_normal_lost_its_newest(normal):
     """`sync = "normal"`: the real daemon starts on what is left and delivers it in order; its books balance."""
     cuts = Cuts(normal)
-    syncs = cuts.before(Op.SYNC, "-wal")
     outage, load = normal.photos[1], normal.photos[3]
     for photo in (outage, load):
         cut = cuts.of(photo.position)
         cuts.advance(cut)
-        kept = normal.ledger.at(cuts.positions[max(before for before in syncs if before < cut) + 1])
+        kept = normal.ledger.at(synced(cuts, cut))
         with cuts.rebuilt(Fate()) as disk:
             daemon = normal.restart(photo, disk)
             daemon.drained()

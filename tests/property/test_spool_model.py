@@ -323,7 +323,8 @@ class SpoolMachine(RuleBasedStateMachine):
         """Housekeeping, rewriting included; without waiting, what comes next happens in the middle of it."""
         if wait:
             self.settle_down()
-        self.spool.tick(next(self.clock), 10**9)
+        now = next(self.clock)
+        self.spool.tick(lambda at: now - at, 10**9)
         self.do(asyncio.sleep(0))
         if wait:
             self.settle_down()

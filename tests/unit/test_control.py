@@ -50,7 +50,7 @@ class FakeQueue:
     def __init__(self):
         self.low = 8
 
-    def oldest_us(self):
+    def oldest_us(self, age_us):
         return None
 
     def lowest(self):

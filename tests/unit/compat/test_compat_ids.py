@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from agentd.compat.ids import Caller, namings
+from agentd.compat.ids import REMEMBERED_US, Caller, namings
 
 ME = Caller(1000, -1, "dest")
 NOW = 1_767_225_600_000_000
 MINUTE = 60 * 10**6
 
 
+def spans(now_us):
+    return [(now_us - REMEMBERED_US, now_us)]
+
+
 def ids_at(now_us, *, caller=ME, path="/p", body=b"{}", key="", count=2):
-    return [naming.record_ids(count, key) for naming in namings(caller, path, body, now_us)]
+    return [naming.record_ids(count, key) for naming in namings(caller, path, body, spans(now_us))]
 
 
 def test_a_repeat_within_ten_minutes_finds_the_ids_of_the_first():
@@ -50,8 +54,8 @@ def test_under_a_key_time_and_body_do_not_count():
 
 def test_ids_that_are_handed_out_are_uuids():
     """The same for the same word, for ever; without a word this call's own."""
-    now, later = namings(ME, "/p", b"{}", NOW), namings(ME, "/p", b"{}", NOW + 5 * MINUTE)
+    now, later = namings(ME, "/p", b"{}", spans(NOW)), namings(ME, "/p", b"{}", spans(NOW + 5 * MINUTE))
     assert str(UUID(now[0].make_id("run x"))) == now[0].make_id("run x") == later[0].make_id("run x")
-    assert now[0].make_id("") != later[0].make_id("") == namings(ME, "/p", b"{}", NOW + 5 * MINUTE)[0].make_id("")
+    assert now[0].make_id("") != later[0].make_id("") == namings(ME, "/p", b"{}", spans(NOW + 5 * MINUTE))[0].make_id("")
     assert now[0].make_id("") == later[5].make_id("")
     assert UUID(now[0].make_id("")).version == 5

@@ -58,8 +58,8 @@ def test_what_was_decided_long_ago_is_forgotten():
         brief(2, decided_us=DAY_US),
         brief(3, step=Step.PENDING, decided_us=DAY_US),
     )
-    assert made.prune(2 * DAY_US, DAY_US) == []
-    assert made.prune(2 * DAY_US + 1, DAY_US) == [0, 1]
+    assert made.prune(lambda at: 2 * DAY_US - at, DAY_US) == []
+    assert made.prune(lambda at: 2 * DAY_US + 1 - at, DAY_US) == [0, 1]
     assert made.under(1000, "k") is None
     assert ids(made.newest(lambda _: True)) == ["g3"]
 
@@ -68,7 +68,7 @@ def test_what_was_decided_long_ago_is_forgotten():
 def test_a_key_whose_answer_was_lost_is_never_forgotten(key, kept):
     """§4: it stays `unavailable` until somebody resolves it; without a key nobody asks for it again."""
     made = book(brief(1, key=key, word=Word.UNAVAILABLE))
-    assert bool(made.prune(10 * DAY_US, DAY_US)) is not kept
+    assert bool(made.prune(lambda at: 10 * DAY_US - at, DAY_US)) is not kept
 
 
 def test_unkeyed_ones_are_bounded_in_number():
@@ -115,7 +115,7 @@ def test_no_owner_has_it_all():
     assert (few.room(100, owner), few.room(101, owner), few.room(200, owner + 1)) == (True, False, True)
     keyed = book(*(brief(number, key=f"k{number}") for number in range(3)), size=100, max_bytes=400)
     assert (keyed.room(1, owner), keyed.room(100, owner + 1)) == (False, True)
-    keyed.prune(10**18, 0)
+    keyed.prune(lambda at: 10**18 - at, 0)
     assert keyed.room(100, owner)
     assert not book(*(brief(number, step=Step.SENDING) for number in range(4)), under_way=4).room(1, owner + 1)
 
@@ -132,16 +132,16 @@ def test_keys_that_the_client_library_made_weigh_nothing_after_ten_minutes():
     """They are there for a lost answer within the deadline; then they make room like gates without a key."""
     made = book(*(client(number) for number in range(1, 5)), brief(5, key="k"), size=100, max_bytes=500)
     assert not made.room(100, owner_of(1000, -1))
-    assert made.prune(10 * MINUTE_US, DAY_US) == []
+    assert made.prune(lambda at: 10 * MINUTE_US - at, DAY_US) == []
     assert (made.room(400, owner_of(1000, -1)), made.room(100)) == (False, False)
-    made.prune(10 * MINUTE_US + 10, DAY_US)
+    made.prune(lambda at: 10 * MINUTE_US + 10 - at, DAY_US)
     assert (made.room(275, owner_of(1000, -1)), made.room(400), made.room(401)) == (True, True, False)
     assert made.under(1000, f"{OWN_KEY}2").brief.gate_id == "g2"
     assert made.overflow(200) == [0, 1]
     made.put(Stored(2, client(3, decided_us=11 * MINUTE_US), 100))  # a person has resolved it: it counts anew
     assert made.overflow(300) == [3]
     assert (made._kept_bytes_of[1000], made._bytes) == (200, 200)
-    made.prune(10**18, 0)
+    made.prune(lambda at: 10**18 - at, 0)
     kept = {*made._kept_bytes_of.values(), *made._kept_index_of.values()}
     assert (made._bytes, made._index, kept) == (0, 0, {0})
 
@@ -149,8 +149,8 @@ def test_keys_that_the_client_library_made_weigh_nothing_after_ten_minutes():
 def test_a_lost_answer_under_a_key_of_the_client_library_is_forgotten_in_time():
     """Nobody knows the key any more; the caller's own stays."""
     made = book(client(1, word=Word.UNAVAILABLE), brief(2, key="k", word=Word.UNAVAILABLE))
-    assert made.prune(DAY_US, DAY_US) == []
-    assert made.prune(2 * DAY_US, DAY_US) == [0]
+    assert made.prune(lambda at: DAY_US - at, DAY_US) == []
+    assert made.prune(lambda at: 2 * DAY_US - at, DAY_US) == [0]
 
 
 def test_what_is_known_of_gates_is_bounded_in_memory():

@@ -78,7 +78,7 @@ def small(monkeypatch):
 
 async def rewritten(harness):
     """A tick and what comes of it."""
-    harness.spool.tick(1, 1)
+    harness.spool.tick(lambda at: 1 - at, 1)
     while harness.spool._committer._errand is not None:
         await asyncio.sleep(0)
     await harness.spool.barrier()

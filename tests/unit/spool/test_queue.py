@@ -315,15 +315,15 @@ def test_oldest_and_lowest_follow_the_queue():
     """What `status` and `flush` ask: the age of the oldest record and the lowest number that is left."""
     made = queue()
     assert made.lowest() is None
-    assert made.oldest_us() is None
+    assert made.oldest_us(lambda at: 100 - at) is None
     for n in (1, 2, 3):
         entries = [entry(n)]
         made.push([segment(n, entries)], entries)
         if n == 1:
             first = entries
-    assert (made.lowest(), made.oldest_us()) == (1, 10)
+    assert (made.lowest(), made.oldest_us(lambda at: 100 - at)) == (1, 90)
     made.end(first)
-    assert (made.lowest(), made.oldest_us()) == (2, 20)
+    assert (made.lowest(), made.oldest_us(lambda at: 100 - at)) == (2, 80)
 
 
 def test_reading_can_fail_and_be_tried_again():

@@ -2,12 +2,11 @@
 
 import os
 import pickle
-import sqlite3
-from contextlib import closing
 
 import msgspec
 import pytest
-from spool_kit import DAY_US, Harness, seal_of
+from damage_kit import LIMITS, RealHarness
+from spool_kit import Harness, seal_of
 
 from agentd.errors import AlreadyRunning, ConfigError, NewerFormat, SpoolDamaged, StateError
 from agentd.outcomes import Cause, State
@@ -15,58 +14,10 @@ from agentd.queued import Death, Ref
 from agentd.spool import journal as journals
 from agentd.spool.folder import Folder
 from agentd.spool.journal import Journal
-from agentd.spool.ledger import Limits
 from agentd.spool.recovery import open_spool
 from agentd.spool.store import DiskFull, Put, Store, key_of
 from agentd.spool.tables import FORMAT, Meta, Table, decode_meta, encode_meta
 from agentd.testing import MemoryStore
-
-LIMITS = Limits(
-    quotas={"cloud": 10**6}, max_bytes=10**6, dead_bytes=10**6, window_bytes=10**6, directory_bytes=10**6, seen_ids=10
-)
-
-
-class RealHarness(Harness):
-    """The harness over the store that the daemon uses, with its thread."""
-
-    async def open(self, *, start=True, **changes):
-        self.spool = await open_spool(
-            self.folder,
-            sync="full",
-            limits=LIMITS,
-            identities={"cloud": "agentos at one"} | changes,
-            journal=Journal(200 * DAY_US, 10**9),
-            now_us=lambda: next(self.clock),
-        )
-        if start:
-            self.spool.start()
-        return self.spool
-
-    async def restart(self, **changes):
-        await self.spool.close()
-        return await self.open(**changes)
-
-    async def stop(self):
-        await self.spool.close()
-        self.spool = None
-
-    def sql(self, statement, *values):
-        with closing(sqlite3.connect(self.folder / "spool" / "cache.db")) as connection, connection:
-            return connection.execute(statement, values).fetchall()
-
-    def keys(self, table):
-        low, high = key_of(table, 0), key_of(table + 1, 0) - 1
-        return [key for (key,) in self.sql("SELECT key FROM Cache WHERE key BETWEEN ? AND ? ORDER BY key", low, high)]
-
-    def change(self, key, value, column="value"):
-        assert column in ("value", "tag")
-        self.sql(f"UPDATE Cache SET {column} = ? WHERE key = ?", value, key)
-
-    def set_aside(self, kind):
-        return sorted(path.name for path in (self.folder / "quarantine").glob(f"{kind}*/*"))
-
-    async def seen(self, lane="run:a"):
-        return [e.number for e in (await self.filled()).peek(lane)]
 
 
 @pytest.fixture

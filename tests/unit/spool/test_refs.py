@@ -126,9 +126,9 @@ def test_references_outlive_their_run_and_whatever_needs_them(refs):
     refs.introduce(ref("old", touched_us=1))
     refs.introduce(ref("dead", touched_us=1))
     refs.introduce(ref("new", touched_us=10))
-    assert refs.prune(10, {("cloud", "run:dead"): 1}) == 1
+    assert refs.prune(lambda at: at < 10, {("cloud", "run:dead"): 1}) == 1
     assert sorted(r.local_id for r in refs) == ["dead", "new"]
-    assert refs.prune(10) == 1
+    assert refs.prune(lambda at: at < 10) == 1
 
 
 def test_an_ended_run_is_marked_once(refs):

@@ -331,7 +331,7 @@ async def test_a_nearly_full_disk_is_refused_before_it_is_full(harness, monkeypa
     """Below the floor nothing is admitted, so that what is queued can still be settled."""
     spool = await harness.open()
     monkeypatch.setattr(Folder, "free_bytes", lambda _: FLOOR_BYTES - 1)
-    spool.tick(1, 1)
+    spool.tick(lambda at: 1 - at, 1)
     assert not spool.room_for("cloud", 1, KEEP)
 
 
@@ -486,11 +486,11 @@ async def test_housekeeping_forgets_references_that_nothing_needs(harness):
     await spool.append({"cloud": entries}, introduced=made)
     letter = await harness.put(1, lane="run:dead")
     await spool.bury(None, "cloud", letter, Death(Cause.REJECTED, "no"))
-    spool.tick(1000, 100)
+    spool.tick(lambda at: 1000 - at, 100)
     assert len(spool.refs) == 3
     await spool.settle(seal_of(entries), entries)
     spool.refs.get("cloud", "run", "a").touched_us = 7
-    spool.tick(1000, 100)
+    spool.tick(lambda at: 1000 - at, 100)
     assert [r.local_id for r in spool.refs] == ["dead"]
     await spool.barrier()
     assert len(list(harness.store.rows(Table.REF))) == 1
@@ -503,7 +503,7 @@ async def test_counts_reach_the_disk_with_a_tick(harness):
     entries = harness.records(2)
     await spool.append({"cloud": entries}, introduced=[made])
     await spool.settle(seal_of(entries), entries)
-    spool.tick(1, 1)
+    spool.tick(lambda at: 1 - at, 1)
     await spool.barrier()
     assert (await harness.crash()).refs.get("cloud", "run", "a").delivered == 2
 
@@ -513,7 +513,7 @@ async def test_the_journal_is_bounded_without_new_entries(harness):
     spool = await harness.open(journal=Journal(50, 10**9))
     await harness.put(1, kind="task")
     assert notes(harness)
-    spool.tick(10**12, 1)
+    spool.tick(lambda at: 10**12 - at, 1)
     await spool.barrier()
     assert notes(harness) == []
 

@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Raw
 
 from agentd import __version__
+from agentd.ageing import Clocks
 from agentd.config import Loaded
 from agentd.delivery.courier import Courier
 from agentd.gate.keeper import Keeper
@@ -42,9 +43,13 @@ class DaemonControl:
         http_url: Callable[[], str | None] = lambda: None,
         keeper: Keeper | None = None,
         *,
+        clocks: Clocks | None = None,
         decides: bool = True,
     ) -> None:
-        """`decides` False: agents run under the daemon's own uid, so that nobody on the socket may decide for them."""
+        """`clocks` are those that the records were stamped by.
+
+        `decides` False: agents run under the daemon's own uid, so that nobody on the socket may decide for them.
+        """
         self.draining = False
         self._loaded = loaded
         self._config = loaded.config
@@ -55,7 +60,8 @@ class DaemonControl:
         self._http_url = http_url
         self._keeper = keeper
         self._decides = decides
-        self._started = time.time()
+        self._clocks = clocks or Clocks()
+        self._started = self._clocks.now_us() / 1e6
         self._started_mono = time.monotonic()
         self._metrics = Metrics(
             self.status,
@@ -152,7 +158,7 @@ class DaemonControl:
         state, reason, retry_in_s = (
             courier.status() if courier else ("removed", "not in the configuration; its queue is kept", None)
         )
-        oldest = queue.oldest_us()
+        oldest_us = queue.oldest_us(self._clocks.ages())
         configured = self._config.destinations.get(name)
         return {
             "platform": configured.platform if configured else None,
@@ -165,7 +171,7 @@ class DaemonControl:
             **{s.value: books.total(name, s.value) for s in State if s is not State.QUEUED},
             "queued_bytes": queue.stored_bytes,
             "max_bytes": self._spool.limits.quotas.get(name, 0),
-            "oldest_age_s": None if oldest is None else round(max(0.0, time.time() - oldest / 1e6), 3),
+            "oldest_age_s": None if oldest_us is None else round(oldest_us / 1e6, 3),
             "lanes": len(courier.lanes) if courier else 0,
             "in_flight": courier.lanes.in_flight if courier else 0,
             "requests": courier.counts.requests if courier else 0,

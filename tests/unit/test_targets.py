@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from agentd.config import Config, Destination, Secret
-from agentd.daemon import Target, targets_of
 from agentd.errors import ConfigError, RecordError
 from agentd.intake.routing import Table
+from agentd.targets import Target, targets_of
 
 ENV = {"KEY": "very-secret", "SIGN": "hush"}
 
