@@ -41,6 +41,11 @@ class UsageError(AgentdError):
 class RecordError(AgentdError):
     """The record is not one of ours."""
 
+    def __init__(self, message: str = "", *, raw: bytes = b"") -> None:
+        """`raw` is the record as it was sent, where it is at hand."""
+        super().__init__(message)
+        self.raw = raw
+
 
 class Forbidden(AgentdError):  # noqa: N818 - a verdict, as HTTP calls it
     """Whoever asks may not do this."""
@@ -49,11 +54,17 @@ class Forbidden(AgentdError):  # noqa: N818 - a verdict, as HTTP calls it
 class WireError(AgentdError):
     """The bytes are no message of ours."""
 
-    def __init__(self, message: str = "", *, seq: int | None = None, fatal: bool = False) -> None:
-        """`seq` is the envelope's, where it could be read; `fatal` means that the stream can't be trusted after it."""
+    def __init__(
+        self, message: str = "", *, seq: int | None = None, fatal: bool = False, raw: bytes = b""
+    ) -> None:
+        """`seq` is the envelope's, where it could be read; `fatal` means that the stream can't be trusted after it.
+
+        `raw` is the one record that the message was, where it was one.
+        """
         super().__init__(message)
         self.seq = seq
         self.fatal = fatal
+        self.raw = raw
 
 
 class StateError(AgentdError):

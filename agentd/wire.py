@@ -191,11 +191,11 @@ def _judge(raw: Raw) -> Record | RecordError:
     try:
         return decode_record(data)
     except msgspec.ValidationError as error:
-        return RecordError(explain(error, data))
+        return RecordError(explain(error, data), raw=data)
     except RecursionError:
-        return RecordError("$: nested too deeply")
+        return RecordError("$: nested too deeply", raw=data)
     except msgspec.DecodeError as error:
-        return RecordError(f"$: {_syntax(error)}")
+        return RecordError(f"$: {_syntax(error)}", raw=data)
 
 
 def _seq_of(fields: dict[str, Raw]) -> int | None:
@@ -224,8 +224,9 @@ def _decode_deep(data: bytes, why: str = "nested too deeply") -> Message:
     if seq is not None and seq >= 2**63:
         raise WireError("$.seq: expected an integer below 2**63")
     start = match.end() if match else data.find(b"[") + 1
-    if len(data) > _SPLIT_LIMIT_BYTES or (match is None and not data.lstrip(_WHITE).startswith(b"[")):
-        raise WireError(why, seq=seq)
+    single = match is None and not data.lstrip(_WHITE).startswith(b"[")
+    if len(data) > _SPLIT_LIMIT_BYTES or single:
+        raise WireError(why, seq=seq, raw=data if single else b"")
     try:
         return Message(seq, [_judge_deep(part) for part in split_array(data, start)])
     except msgspec.DecodeError as error:
@@ -236,7 +237,7 @@ def _judge_deep(part: bytes) -> Record | RecordError:
     try:
         return _judge(Raw(part))
     except RecursionError:
-        return RecordError("$: nested too deeply")
+        return RecordError("$: nested too deeply", raw=part)
 
 
 def split_array(data: bytes, start: int) -> list[bytes]:

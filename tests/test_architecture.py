@@ -145,7 +145,7 @@ def test_a_library_has_its_place(name):
 
 
 def test_the_pure_centre_does_no_io():
-    """What decides in delivery and over gates imports neither event loop, socket, file system nor clock."""
+    """What decides in delivery, over gates and over orphans imports neither event loop, socket, file system nor clock."""
     for name in ("backoff", "batcher", "circuit", "lanes"):
         found = {other.split(".")[0] for other in imports(ast.walk(TREES[f"agentd.delivery.{name}"]))}
         assert found.isdisjoint({"asyncio", "socket", "os", "time", "pathlib", "random", "logging"}), name
@@ -155,6 +155,7 @@ def test_the_pure_centre_does_no_io():
         "agentd.records",
         "agentd.wire",
         "agentd.exchange",
+        "agentd.intake.orphans",
         *(f"agentd.gate.{part}" for part in ("answers", "asking", "book", "breaker", "verdict")),
     ):
         found = {other.split(".")[0] for other in imports(ast.walk(TREES[name]))}

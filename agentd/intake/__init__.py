@@ -114,6 +114,10 @@ class Sink(Protocol):
         """Count (and log, at a bounded rate) a message that was no message: bad JSON, oversized frame, half a frame."""
         ...
 
+    def keep(self, raw: bytes, reason: str, peer: Peer, origin: str) -> None:
+        """Keep a record that never got as far as `submit` among the dead letters, if it is evidence (`evidence`)."""
+        ...
+
 
 class OwnerRows(NamedTuple):
     """What goes to disk with a message for the sake of its runs' owners, and who hears what became of it."""

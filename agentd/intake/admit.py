@@ -23,12 +23,13 @@ from agentd.errors import RecordError
 from agentd.identity import text_of
 from agentd.intake import Grant, Peer
 from agentd.intake.dedupe import Part, Seen, Window, digest
+from agentd.intake.evidence import Sender, allowed_by, refused_record
 from agentd.intake.order import Place, Turns
 from agentd.intake.orphans import Process
 from agentd.intake.routing import Route, Table
 from agentd.intake.whose import Owners, Refusal, Whose
 from agentd.outcomes import Cause
-from agentd.queued import Entry, Ref, Source
+from agentd.queued import Entry, Ref, Refused, Source
 from agentd.records import INTRODUCES, TIME_FIELDS, LossClass, Record, kind_of, lane_of, loss_class, order_key
 from agentd.wire import Rejected, decode_record, deeper_than, encode
 
@@ -68,6 +69,7 @@ class Admitted(Struct):
     process: Process | None = None  # the sender's, if its connection owns runs
     lacking: dict[int, list[str]] = field(default_factory=dict)  # if nothing of this is kept: who lacks a part; []: all
     sizes: dict[str, int] = field(default_factory=dict)  # by destination, of what was accepted so far
+    invalid: list[Refused] = field(default_factory=list)  # what of the refused is evidence
 
 
 class _NoRoom(Exception):  # noqa: N818 - a verdict, caught within this module
@@ -134,16 +136,17 @@ class Admission:
         seq: int = 0,
         hold: bool = False,
         behind: Iterable[Place] = (),
+        grant: Grant | None = None,
     ) -> Admitted:
         """Decide over the items of a message, each with its place in it.
 
         `turned_away` is the stream's memory of what has to come first (`order.Turns.away`), `seq` the message's. With `hold` the refused wait
-        here, and `behind` says where others wait already.
+        here, and `behind` says where others wait already. `grant` is the peer's, where it is not what the rules say now.
         """
         outcome = Admitted(Turns({} if turned_away is None else turned_away, seq, hold), process=peer.process)
         if behind:
             outcome.turns.wait_behind(behind)
-        sender = _Sender(peer, self._grants(peer), origin, now_us)
+        sender = _Sender(peer, grant or self._grants(peer), origin, now_us)
         for index, item in items:
             try:
                 if isinstance(item, RecordError):
@@ -153,10 +156,21 @@ class Admission:
             except Refusal as refusal:
                 self.refused[refusal.cause.value] += 1
                 outcome.rejected.append(Rejected(index, str(refusal)))
+                if refusal.cause is Cause.INVALID:
+                    outcome.invalid += self.evidence(item, str(refusal), peer, origin, sender.grant)
             except _NoRoom as full:
                 self._refuse(index, item, full, outcome)
         self.accepted += outcome.accepted
         return outcome
+
+    def evidence(
+        self, item: Record | RecordError, reason: str, peer: Peer, origin: str, grant: Grant | None = None
+    ) -> list[Refused]:
+        """What of a record that was refused as invalid is kept; nothing, unless it is a decision or a lifecycle record."""
+        allowed = None if peer.local else allowed_by(grant or self._grants(peer))
+        sender = Sender(peer.uid, peer.pid, origin, allowed)
+        kept = refused_record(item, reason, sender, self._limits.max_record_bytes, self._new_id)
+        return [] if kept is None else [kept]
 
     def turn_back(self, outcome: Admitted) -> None:
         """The disk had no room for it: what may not be shed comes again, and before what is younger."""

@@ -17,6 +17,7 @@ import socket
 import struct
 import termios
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
@@ -84,7 +85,11 @@ def open_again(owner: Owner) -> int:
     if owner.pid <= 0:
         raise _unknown()
     pidfd = os.pidfd_open(owner.pid)
-    found = identity(pidfd, owner.pid)
+    try:
+        found = identity(pidfd, owner.pid)
+    except OSError:
+        os.close(pidfd)
+        raise
     known = [(old, new) for old, new in ((owner.start, found.start), (owner.inode, found.inode)) if old and new]
     if known and all(old == new for old, new in known) and not has_ended(pidfd):
         return pidfd
@@ -110,6 +115,7 @@ def identity(pidfd: int, pid: int) -> Identity:
     return Identity(start, found.st_ino if found.st_dev != _anonymous() else 0)
 
 
+@cache
 def _anonymous() -> int:
     """The device of files without one: before Linux 6.9 pidfds were such, and all had one inode."""
     other = select.epoll()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -162,7 +163,12 @@ class Reaper:
         except OSError as error:
             self._complain(None, error)
             return peer
-        found = identity(pidfd, peer.pid)
+        try:
+            found = identity(pidfd, peer.pid)
+        except OSError as error:  # no descriptor left to look with
+            os.close(pidfd)
+            self._complain(None, error)
+            return peer
         process = self._process(replace(owner, start=found.start, inode=found.inode))
         self._pidfds.connect(process, transport)
         self._hold(process, lambda: self._pidfds.hold(process, pidfd))

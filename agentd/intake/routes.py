@@ -136,7 +136,7 @@ def _of_lines(lines: list[bytes]) -> Message:
             items += _records_of(line).items
         except WireError as error:
             errors.append(error)
-            items.append(RecordError(str(error)))
+            items.append(RecordError(str(error), raw=error.raw))
     if errors and len(errors) == len(lines):
         raise errors[0]
     return Message(None, items)
@@ -186,6 +186,7 @@ class _Routes:
             raise Problem(408, "timeout", text) from None
         except WireError as error:
             self._sink.refuse(Fault.MALFORMED, f"HTTP: {error}", peer)
+            self._sink.keep(error.raw, str(error), peer, Dialect.HTTP)
             raise Problem(400, "malformed", str(error)) from None
         except web.RequestPayloadError as error:
             self._sink.refuse(Fault.MALFORMED, f"HTTP: {error}", peer)

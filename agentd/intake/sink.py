@@ -15,14 +15,15 @@ from msgspec.structs import replace
 from agentd import __version__
 from agentd.crashpoints import Point, reached
 from agentd.errors import RecordError, SpoolFull, WireError
-from agentd.intake import Peer, Runs, Waiting, streams
+from agentd.intake import NO_TOKEN, Peer, Runs, Waiting, streams
 from agentd.intake.admit import FULL, Admission, Admitted, narrowed
 from agentd.intake.dedupe import Window
 from agentd.intake.dedupe import count as count_ids
+from agentd.intake.evidence import grant_of, record_in
 from agentd.intake.order import Place
 from agentd.intake.streams import Stream, Streams
 from agentd.outcomes import Cause
-from agentd.queued import Entry, Ref
+from agentd.queued import Entry, Ref, Refused
 from agentd.records import Record, order_key
 from agentd.wire import Ack, Hello, Message, Rejected, hello_answer
 
@@ -40,6 +41,7 @@ class Store(Protocol):
     def stream_row(self, row: int, value: bytes) -> Any: ...
     def new_stream_row(self) -> int: ...
     def seen(self, value: bytes, count: int) -> Any: ...
+    def keep_invalid(self, refused: Sequence[Refused]) -> asyncio.Future[None] | None: ...
     async def wait_for_room(self) -> None: ...
 
 
@@ -176,6 +178,23 @@ class SpoolSink:
         self.admission.refused[cause] += 1
         self._log(cause, detail, peer)
 
+    def keep(self, raw: bytes, reason: str, peer: Peer, origin: str) -> None:
+        if raw:
+            self._store.keep_invalid(self.admission.evidence(RecordError(raw=raw), reason, peer, origin))
+
+    async def readmit(self, refused: Refused) -> str | None:
+        """Judge once more what was refused as invalid, as its sender's. None: it is on disk; else why it is refused."""
+        source, allowed = refused.source, refused.allowed
+        peer = Peer(source.uid, -1, source.pid, token=-1 if allowed is None else NO_TOKEN)
+        grant = None if allowed is None else grant_of(allowed)
+        items = [(0, record_in(refused))]
+        outcome = self.admission.admit(items, peer, source.origin, self._now_us(), grant=grant)
+        outcome.invalid.clear()  # it is kept already
+        future: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
+        self._write(outcome, Ack(-1, outcome.accepted, outcome.rejected), future, None)
+        ack = await future
+        return ack.rejected[0].error if ack.rejected else None
+
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def _write(
@@ -196,6 +215,8 @@ class SpoolSink:
             self._under_way[key] = future
             puts.append(self._stream_put(key, ack))
         waits = [self._pending_ids[repeat] for repeat in outcome.repeats if repeat in self._pending_ids]
+        if outcome.invalid and (kept := self._store.keep_invalid(outcome.invalid)) is not None:
+            waits.append(kept)  # what is refused is on disk, too, before its sender hears of it
         if not (outcome.copies or puts):
             _finish(future, ack, waits)
             return

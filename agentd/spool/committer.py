@@ -10,20 +10,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from agentd.crashpoints import Point, reached
 from agentd.errors import SpoolFull
-from agentd.outcomes import Cause, State
 from agentd.queued import Entry, Ref, Seal
-from agentd.records import EVIDENCE
+from agentd.records import RUN_ENDS
+from agentd.spool.booking import book, unbook, undo
 from agentd.spool.books import Books
+from agentd.spool.directory import Segment
+from agentd.spool.folder import Folder
+from agentd.spool.gathering import gather_journal, gather_losses, gather_refs, told_by, untell
 from agentd.spool.ledger import Ledger
+from agentd.spool.lost import Gap, join
 from agentd.spool.queue import Ended
-from agentd.spool.refs import encode as encode_ref
 from agentd.spool.seals import encode as encode_seals
+from agentd.spool.segments import lane_hash
 from agentd.spool.storage import Storage
-from agentd.spool.store import DiskFull, Put, key_of
+from agentd.spool.store import DiskFull, Put, Rows, key_of
 from agentd.spool.tables import Table, ended_key
 from agentd.spool.writer import Append, Noted, Pending, Returned, Written, write
 
@@ -32,8 +36,10 @@ log = logging.getLogger("agentd.spool")
 COMMIT_BYTES = 4 * 2**20  # of records in one commit; without a bound a burst makes 11 MB commits and 265 MB of memory
 RECORD_OVERHEAD = 64  # bytes of a record's columns in its segment, for quota before it is encoded
 RETRY_S = 1.0  # after a commit that failed for want of room
+# of a full disk, within the store: for endings, seals, letters and journal alone. 4 MiB of records have settled to the last
+# in less than a tenth of it (measured on ext4).
+RESERVED_BYTES = 4 * 2**20
 _FAILURES_BEFORE_STUCK = 5
-REPLAYED = "replayed"  # in the journal: why a dead record waits again
 
 
 class Committer:
@@ -58,6 +64,8 @@ class Committer:
         self._append_bytes: dict[str, int] = {}
         self._committing_records: dict[str, int] = {}
         self._pending = Pending()
+        self._under_way = Pending()
+        self._asked: dict[str, set[str]] = {}
         self._new_seals: list[Seal] = []
         self._errand: Callable[[], Awaitable[None]] | None = None
         self._dirty = asyncio.Event()
@@ -135,8 +143,15 @@ class Committer:
         return self._append_bytes.get(name, 0)
 
     def committing(self, name: str) -> int:
-        """Records that the commit under way holds: in the books already, in the queue when it is done."""
-        return self._committing_records.get(name, 0)
+        """Records that the commit under way holds, or that wait for a later place: in the books already, in the queue when it is done."""
+        moved = sum(len(append.copies.get(name, ())) for append in self._appends if append.moved)
+        return self._committing_records.get(name, 0) + moved
+
+    def ending(self, name: str) -> set[str]:
+        """The lanes whose run's end is on its way to the disk."""
+        appends = [*self._under_way.appends, *self._appends]
+        entries = [entry for append in appends for entry in append.copies.get(name, ())]
+        return {entry.lane for entry in entries if entry.kind in RUN_ENDS}
 
     def put(self, put: Put) -> None:
         self._pending.put(put)
@@ -148,6 +163,42 @@ class Committer:
         """A segment and what is known of its endings."""
         self._pending.delete(key)
         self._pending.delete(ended_key(key))
+
+    def shed(self, name: str, segment: Segment, frees: int) -> None:
+        """A segment that a queue has given up; the commit that deletes it finds out which runs lose what. `frees`: bytes, about."""
+        self.delete_segment(segment.key)
+        self._pending.frees += frees
+        if name in self._ledger.tells:
+            self._pending.shed[segment.key] = name, segment
+
+    def take_shed(self, key: int) -> Segment | None:
+        """One that was shed and has to be counted by somebody else, since its row is gone already."""
+        return self._pending.shed.pop(key, ("", None))[1]
+
+    def lose(self, name: str, gaps: Mapping[str, Gap]) -> None:
+        """What runs lose by it, as somebody else has counted."""
+        join(self._pending.lost, name, gaps)
+
+    def may_lose(self, name: str, lane: str) -> bool:
+        """Whether a commit may still find that the run has lost something; `pushed` hears of the lane when that is known."""
+        hashed = lane_hash(lane)
+        for pending in (self._pending, self._under_way):
+            sheds = [segment for at, segment in pending.shed.values() if at == name]
+            if lane in pending.lost.get(name, ()) or any(segment.may_hold(hashed) for segment in sheds):
+                self._asked.setdefault(name, set()).add(lane)
+                return True
+        return False
+
+    def free_inside(self) -> int:
+        """What the store can still take on a full disk, beside the reserve: free room within it, and that of what is shed."""
+        under_way = sum(self._append_bytes.values())
+        coming = self._pending.frees + self._under_way.frees
+        return self._ledger.free_inside + coming - under_way - RESERVED_BYTES
+
+    def measure(self) -> None:
+        """Find out how much free room is within the store."""
+        self._pending.measures = True
+        self._dirty.set()
 
     def end(self, ended: Ended) -> None:
         """What the endings change on disk."""
@@ -215,11 +266,11 @@ class Committer:
         pending, refs = self._pending, self._ledger.refs
         return bool(
             self._appends or pending.puts or pending.deletes or pending.waiters or self._new_seals or refs.changed
-            or refs.removed or self._ledger.journal.pending
+            or refs.removed or self._ledger.journal.pending or self._ledger.losses.has_changed or pending.measures
         )  # fmt: skip
 
     async def _commit(self) -> None:
-        pending = self._gather()
+        pending = self._under_way = self._gather()
         reached(Point.COMMIT_GATHERED)
         while True:
             loop = asyncio.get_running_loop()
@@ -240,7 +291,9 @@ class Committer:
                 self._committed(pending, written)
                 reached(Point.COMMIT_TOLD)
                 return
+            await self._storage.run(_claim_reserve, self._ledger.folder)
             if not (pending.puts or pending.deletes or pending.waiters or pending.appends):
+                self._under_way = Pending()
                 return
             if self._closing and self._failures > _FAILURES_BEFORE_STUCK:
                 log.error(
@@ -267,8 +320,10 @@ class Committer:
             row = self._ledger.take_row(Table.SEAL)
             pending.put(Put(key_of(Table.SEAL, row), encode_seals(self._new_seals)))
             self._new_seals = []
-        self._gather_refs(pending)
-        self._gather_journal(pending)
+        gather_refs(self._ledger, pending)
+        gather_journal(self._ledger, pending)
+        gather_losses(self._ledger, pending)
+        pending.measures |= self._ledger.disk_full
         self._ledger.meta.books = self._ledger.books.snapshot()
         return pending
 
@@ -279,60 +334,24 @@ class Committer:
         for append in appends:
             for name, entries in append.copies.items():
                 self._committing_records[name] = self._committing_records.get(name, 0) + len(entries)
-                if append.admits:
-                    self._book_new(name, entries, now)
-            if append.returned:
-                self._book_returned(append, now)
-            for ref in append.introduced:
-                ledger.refs.changed[ref.row] = ref
-            for noted in append.notes:
-                ledger.journal.note(noted.entry, noted.state, noted.destination, now, **noted.facts)
+            book(ledger, append, now)
 
-    def _book_new(self, name: str, entries: Sequence[Entry], now: int) -> None:
-        for entry in entries:
-            self._ledger.books.admit(name, entry.kind)
-            if entry.kind in EVIDENCE:
-                self._ledger.journal.note(entry, State.QUEUED, name, now)
-
-    def _book_returned(self, append: Append, now: int) -> None:
-        """Out of the dead; the journal says of each that it waits again, and by whom."""
-        for name, entries in append.copies.items():
-            for entry in entries:
-                self._ledger.journal.note(entry, State.QUEUED, name, now, cause=REPLAYED, by=append.by)
-        for back in append.returned:
-            brief = back.brief
-            self._ledger.books.end(brief.destination, brief.kind, State.DEAD, brief.cause, -1)
-            self._ledger.remove_letter(brief, back.size)
-
-    def _unbook(self, append: Append, books: Books) -> None:
-        """In books of a commit that went wrong, as if its records had never been in them."""
-        for name, entries in append.copies.items():
-            for entry in entries if append.admits else ():
-                books.admit(name, entry.kind, -1)
-        for back in append.returned:
-            books.end(back.brief.destination, back.brief.kind, State.DEAD, back.brief.cause)
-
-    def _gather_refs(self, pending: Pending) -> None:
-        refs = self._ledger.refs
-        for row in refs.removed:
-            pending.delete(key_of(Table.REF, row))
-        for row, ref in refs.changed.items():
-            pending.put(Put(key_of(Table.REF, row), encode_ref(ref)))
-        refs.removed, refs.changed = [], {}
-
-    def _gather_journal(self, pending: Pending) -> None:
-        ledger = self._ledger
-        now = ledger.now_us()
-        noted = ledger.journal.take()
-        if noted is not None:
-            row, value = noted
-            pending.put(Put(key_of(Table.JOURNAL, row), value, now.to_bytes(8, "little")))
-            for old in ledger.journal.expired(lambda _at_us: 0):  # for its size alone
-                pending.delete(key_of(Table.JOURNAL, old))
-        ledger.meta.journal_number = ledger.journal.next_number
-        ledger.meta.journal_head = ledger.journal.head
+    def _learn_losses(self, pending: Pending, written: Written) -> None:
+        losses = self._ledger.losses
+        losses.told(pending.told)
+        if untold := losses.learn(written.lost, pending.lost_rows[1]):
+            log.warning(
+                "%d records were shed of runs beyond the first %d with a gap: those are not told", untold, len(losses),
+                extra={"action": "untold"},
+            )  # fmt: skip
+        asked, self._asked = self._asked, {}
+        for name, lanes in asked.items():
+            self._pushed(name, lanes)
 
     def _committed(self, pending: Pending, written: Written) -> None:
+        self._under_way = Pending()
+        if written.free_bytes is not None:
+            self._ledger.free_inside = written.free_bytes
         for append in pending.appends:
             self._release(append)
             for ref in append.introduced:
@@ -345,6 +364,7 @@ class Committer:
         self._committing_records = {}
         for name, made in written.segments.items():
             self._pushed(name, self._ledger.queues[name].push(made, written.entries[name]))
+        self._learn_losses(pending, written)
         if pending.deletes:
             self._room()
 
@@ -354,22 +374,23 @@ class Committer:
         """No room: records are refused, everything else is tried again once the ballast is given back."""
         ledger = self._ledger
         self._failures += 1
-        ledger.disk_full = True
+        if not ledger.disk_full:
+            log.error("disk full (%s): what there is no room for is refused", reason, extra={"action": "disk_full"})
+        ledger.disk_full = pending.measures = True
+        ledger.free_inside = 0  # until a commit has measured it
         reached(Point.FULL_REFUSED)
-        if ledger.folder.release_ballast():
-            log.error(
-                "disk full (%s): reserve given back, new records are refused", reason, extra={"action": "disk_full"}
-            )
         # The books of the next try are those of this commit without its records. What ended since is not in it.
         books = Books()
         books.restore(ledger.meta.books)
         kept = [append for append in pending.appends if append.moved]  # its old place is given up already
         for append in pending.appends:
             if not append.moved:
-                self._unbook(append, books)
-                self._undo(append, pending)
+                unbook(append, books)
+                undo(ledger, append, pending, ledger.now_us())
+                self._answer(append)
         ledger.meta.books = books.snapshot()
         pending.appends = kept
+        untell(ledger, pending)
         self._committing_records = {name: len(entries) for append in kept for name, entries in append.copies.items()}
         self._refuse_waiting()
 
@@ -378,31 +399,11 @@ class Committer:
         waiting, self._appends = self._appends, []
         for append in waiting:
             if (append.copies and not append.moved) or append.awaited:
+                self._ledger.losses.untell(told_by(self._ledger, [append]))
                 self._withdraw(append.introduced)
                 self._answer(append)
             else:
                 self._appends.append(append)  # rows of intake's own; nobody waits for them
-
-    def _undo(self, append: Append, pending: Pending) -> None:
-        ledger = self._ledger
-        now = ledger.now_us()
-        self._unbook(append, ledger.books)
-        for back in append.returned:
-            ledger.add_letter(back.brief, back.size)
-        back_to = State.DEAD if append.returned else State.PURGED
-        for name, entries in append.copies.items():
-            for entry in entries:  # the journal may have it already: say that it was taken back
-                if append.returned or entry.kind in EVIDENCE:
-                    ledger.journal.note(entry, back_to, name, now, cause=str(Cause.SPOOL_FULL))
-        for noted in append.notes:
-            ledger.journal.note(noted.entry, State.PURGED, noted.destination, now, cause=str(Cause.SPOOL_FULL))
-        for ref in append.introduced:  # a reference without its introducer would be waited for without end
-            before = ledger.refs.withdraw(ref)
-            if before is None:
-                pending.delete(key_of(Table.REF, ref.row))
-            else:
-                pending.put(Put(key_of(Table.REF, ref.row), encode_ref(before)))
-        self._answer(append)
 
     def _withdraw(self, introduced: Iterable[Ref]) -> None:
         for ref in introduced:
@@ -416,3 +417,16 @@ class Committer:
     def _release(self, append: Append) -> None:
         for name, entries in append.copies.items():
             self._append_bytes[name] -= sum([len(entry.body) + RECORD_OVERHEAD for entry in entries])
+
+
+def _claim_reserve(store: Rows, folder: Folder) -> None:
+    """Give the ballast back to a full disk and take part of it into the store at once, where nobody else can fill it.
+
+    What a store needs for deleting is a log that can be begun anew, and free pages: both are its own from then on.
+    """
+    if not folder.release_ballast():
+        return
+    try:
+        store.claim(RESERVED_BYTES)
+    except (DiskFull, sqlite3.Error) as error:  # what was free is somebody else's by now, or the disk is broken
+        log.warning("the reserve is given back, and not to the spool: %s", error, extra={"action": "disk_full"})

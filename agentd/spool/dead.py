@@ -27,7 +27,7 @@ from agentd.outcomes import Cause, State
 from agentd.queued import DEAD, Death, Entry, Ref, Refused, Source, is_anothers
 from agentd.records import INTRODUCES, REFERENCE_FIELDS, LossClass
 from agentd.spool import letters
-from agentd.spool.committer import REPLAYED
+from agentd.spool.booking import REPLAYED
 from agentd.spool.letters import Brief, Letter, Wanted
 from agentd.spool.spool import Spool
 from agentd.spool.store import Rows, row_of
@@ -180,7 +180,7 @@ class DeadLetters:
     async def _give_back(self, name: str, step: Sequence[tuple[Found, Letter]], by: int) -> None:
         """Raises SpoolFull; then nothing of the step has changed."""
         size = sum(len(letter.body) + _OVERHEAD for _, letter in step)
-        if not self._spool.room_for(name, size, LossClass.KEEP):
+        if not self._spool.fits(name, size):  # a letter is kept: no record is shed for it
             raise SpoolFull
         entries = [letter.entry(self._spool.number(name)) for _, letter in step]
         introduced = [ref for entry in entries if (ref := self._introduce(name, entry)) is not None]
@@ -392,7 +392,7 @@ def _brief(store: Rows, key: int, tag: bytes | None, size: int) -> Brief | None:
 def _slim(brief: Brief) -> Brief:
     """Hundreds of thousands of letters say the same few words."""
     brief.destination, brief.lane = intern(brief.destination), intern(brief.lane)
-    brief.cause, brief.kind = intern(brief.cause), intern(brief.kind)
+    brief.cause, brief.kind = intern(str(brief.cause)), intern(brief.kind)
     return brief
 
 

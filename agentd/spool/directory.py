@@ -183,6 +183,15 @@ class Index:
         """All of them, the scanned ones first."""
         return (segment for segment in self._order if not segment.gone)
 
+    def hashes(self) -> set[int] | None:
+        """Of every lane that has records here; None where not all of that is in memory."""
+        found: set[int] = set()
+        for segment in self:
+            if segment.hashes is None:
+                return None
+            found.update(segment.hashes)
+        return found
+
     def holding(self, lane: str) -> list[Segment]:
         """Those that may hold records of a lane."""
         hashed = lane_hash(lane)

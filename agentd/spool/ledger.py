@@ -17,6 +17,7 @@ from agentd.spool.folder import Folder
 from agentd.spool.gaterows import Stored
 from agentd.spool.journal import Journal
 from agentd.spool.letters import Brief
+from agentd.spool.lost import Losses
 from agentd.spool.queue import Queue
 from agentd.spool.refs import Refs
 from agentd.spool.seals import Seals
@@ -45,6 +46,8 @@ class Ledger:
         self.books = Books()
         self.refs = Refs()
         self.seals = Seals()
+        self.losses = Losses()
+        self.tells: frozenset[str] = frozenset()  # destinations that take events: there runs are told what they lost
         self.queues: dict[str, Queue] = {}
         self.meta = Meta()
         self.dead_bytes = 0
@@ -54,6 +57,7 @@ class Ledger:
         self.dead_lanes: Counter[tuple[str, str]] = Counter()  # their references are kept as long as they are
         self.quarantined_rows = 0
         self.disk_full = False
+        self.free_inside = 0  # bytes that the store can take without more of the disk; known while that is full
         self.seen_rows: deque[tuple[int, int]] = deque()  # (row, number of ids), oldest first
         self.seen_count = 0
         self.gates: list[Stored] = []  # as they were found at the start

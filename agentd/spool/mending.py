@@ -45,7 +45,7 @@ def restore_references(ledger: Ledger, store: Rows) -> int:
             continue
         ref = made.get((note.destination, note.run))
         if note.kind == "run.start":
-            made[note.destination, note.run] = _ref(note, lane, ref)
+            made[note.destination, note.run] = _merged(ref, note, lane)
         elif ref is not None and note.kind in RUN_ENDS and note.state is not State.QUEUED:
             ref.ended = True
     newest = max((ref.touched_us for ref in made.values()), default=0)
@@ -60,19 +60,18 @@ def restore_references(ledger: Ledger, store: Rows) -> int:
     return restored
 
 
-def _ref(note: Note, lane: str, before: Ref | None) -> Ref:
-    """A run's reference as of a note on its run.start. State "" is one of which nothing useful is known."""
-    state, platform_id = INTRODUCED if note.queue_number else "", None
-    if note.state is State.DELIVERED:
-        platform_id = note.platform_id or None
-        state = KNOWN if platform_id else ""
-    elif note.state is not State.QUEUED:
-        state = DEAD
-    number = note.queue_number or (0 if before is None else before.number)
-    return Ref(
-        note.destination, "run", note.run, note.agent, note.uid, number, state, platform_id, touched_us=note.at_us,
-        lane=lane,
-    )  # fmt: skip
+def _merged(ref: Ref | None, note: Note, lane: str) -> Ref:
+    """A run's reference as of one more note on a run.start of it. State "" is one of which nothing useful is known."""
+    if ref is None:
+        ref = Ref(note.destination, "run", note.run, note.agent, note.uid, note.queue_number, "", lane=lane)
+    ref.touched_us = note.at_us
+    if note.state is State.DELIVERED and note.platform_id:
+        ref.state, ref.platform_id = KNOWN, note.platform_id
+    elif note.state is State.QUEUED and ref.state != KNOWN and note.queue_number:
+        ref.state, ref.number = INTRODUCED, note.queue_number
+    elif note.state is not State.QUEUED and ref.state == INTRODUCED:
+        ref.state = "" if note.state is State.DELIVERED else DEAD
+    return ref
 
 
 def _notes(store: Rows) -> Iterator[Note]:

@@ -79,6 +79,11 @@ class Queue:
         """What the lane hashes of its segments take in memory."""
         return self.index.bytes
 
+    @property
+    def parked(self) -> int:
+        """How many lanes are on disk only, since they can't send."""
+        return sum(self._parked.values())
+
     def lowest(self) -> int | None:
         """A number that no live record is below, None for an empty queue."""
         return min((segment.first for segment in self.index.heads()), default=None)
@@ -410,11 +415,17 @@ class Queue:
     def shed(self, loss: LossClass, wanted: int, protected: Callable[[Segment], bool]) -> list[Segment]:
         """Take the oldest whole segments of a loss class out until `wanted` bytes are free, or as many as there are."""
         taken = self.index.oldest(loss, wanted, protected)
-        for segment in taken:
-            self.index.drop(segment)
-        if taken:
-            self._sweep({segment.key for segment in taken})
+        self.take_out(taken)
         return taken
+
+    def take_out(self, segments: Sequence[Segment]) -> None:
+        """Whole segments leave the queue, and their records the window."""
+        for segment in segments:
+            self.index.drop(segment)
+        keys = {segment.key for segment in segments}
+        if keys:
+            self._sweep(keys)
+            self._moved = {number: place for number, place in self._moved.items() if place.row not in keys}
 
     def _sweep(self, keys: set[int]) -> None:
         for lane in list(self.lanes.values()):

@@ -73,6 +73,8 @@ class Rebuilt(Struct):
             parts.append(f"{self.foreign} that agentd did not write left out")
         if self.frames:
             parts.append(f"{self.frames} frames of the write-ahead log lost")
+        if lost[Table.ENDED.name]:
+            parts.append("records whose ending is lost are sent a second time")
         if self.stray:
             parts.append(f"{self.stray} found outside of the table's tree: what they hold may be sent a second time")
         return "; ".join(parts)

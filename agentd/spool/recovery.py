@@ -36,7 +36,7 @@ from agentd.spool.opening import open_store
 from agentd.spool.queue import Queue
 from agentd.spool.rebuild import Rebuilt
 from agentd.spool.spool import Spool
-from agentd.spool.store import DiskFull, Rows, Store, key_of, row_of
+from agentd.spool.store import DiskFull, Put, Rows, Store, key_of, row_of
 from agentd.spool.tables import FORMAT, Meta, Table, decode_meta, ended_key
 from agentd.units import rfc3339
 
@@ -73,19 +73,21 @@ async def open_spool(
     try:
         loop = asyncio.get_running_loop()
         job = partial(_open, ledger, identities, lambda path: opener(path, sync), synced=sync == "full")
-        store, gone = await loop.run_in_executor(thread, job)
+        store, recovery = await loop.run_in_executor(thread, job)
     except BaseException:
         thread.shutdown(wait=True)
         folder.close()
         raise
     spool = Spool(ledger, store, thread, retry_s=retry_s)
-    spool.drop_keys(gone)
+    for put in recovery.repaired:
+        _ = spool.put(put, ())  # with the first commit; nobody waits
+    spool.drop_keys(recovery.gone)
     return spool
 
 
 def _open(
     ledger: Ledger, identities: Mapping[str, str], opener: Callable[[Path], Rows], *, synced: bool
-) -> tuple[Rows, list[int]]:
+) -> tuple[Rows, Survey]:
     stamp = rfc3339(ledger.now_us() / 1e6).replace(":", "")
     store, rebuilt = open_store(ledger.folder, opener, synced=synced, stamp=stamp)
     try:
@@ -97,11 +99,11 @@ def _open(
     except BaseException:
         store.close()
         raise
-    return store, recovery.gone
+    return store, recovery
 
 
 class Survey:
-    """One pass over the tables. `gone` gathers the keys of rows that nothing needs any more."""
+    """One pass over the tables. `gone` gathers the keys of rows that nothing needs any more, `repaired` rows with a new tag."""
 
     def __init__(self, ledger: Ledger, store: Rows, *, sets_aside: bool = True, rebuilt: Rebuilt | None = None) -> None:
         """Without `sets_aside` nothing is changed on disk: what is damaged is counted and logged, and left where it is.
@@ -116,6 +118,7 @@ class Survey:
         self._dead: Counter[tuple[str, str, str]] = Counter()  # letters by destination, kind and cause
         ledger.quarantined_rows += len(self._rebuilt.lost) + self._rebuilt.foreign
         self.gone: list[int] = []
+        self.repaired: list[Put] = []
         self.changed: set[str] = set()  # destinations that are others now than those that their rows were written for
 
     def run(self, identities: Mapping[str, str]) -> None:
@@ -265,9 +268,11 @@ class Survey:
         try:
             directory = segments.decode_directory(key, tag)
         except SpoolDamaged as error:
+            value = self.store.read(key) or b""
+            encoded = segments.encode(*segments.decode(key, value))
             log.error("%s: made anew from the records", error, extra={"action": "repaired"})
-            name, entries = segments.decode(key, self.store.read(key) or b"")
-            directory = segments.encode(name, entries).directory
+            self.repaired.append(Put(key, value, encoded.tag))
+            directory = encoded.directory
         return directory.destination, Segment(key, directory)
 
     def _ended(self, segment: Segment, bitmap: bytes | None) -> None:
@@ -338,7 +343,7 @@ class Survey:
             try:
                 brief = self._brief(key, tag, size)
             except SpoolDamaged as error:
-                self._set_aside("dead-letters", key, error)
+                self._set_aside("dead-letters", key, SpoolDamaged(f"dead letter {row_of(key)}: {error}"))
             else:
                 self.ledger.add_letter(brief, size)
                 if brief.destination and brief.kind:
@@ -348,8 +353,11 @@ class Survey:
         try:
             return letters.decode_brief(tag)
         except SpoolDamaged as error:
+            value = self.store.read(key) or b""
+            letter = letters.decode(value)
             log.error("dead letter %#x: its tag: %s: made anew from the row", key, error, extra={"action": "repaired"})
-            return letters.brief_of(letters.decode(self.store.read(key) or b""), size)
+            self.repaired.append(Put(key, value, letters.encode(letter)[1]))
+            return letters.brief_of(letter, size)
 
     def _journal(self) -> None:
         newest_us = (
@@ -399,8 +407,10 @@ class Survey:
         try:
             brief = gaterows.decode_brief(row, tag)
         except SpoolDamaged as error:
+            gate = gaterows.decode(row, self.store.read(key))
             log.error("%s: made anew from the row", error, extra={"action": "repaired"})
-            return Stored(row, gaterows.brief_of(gaterows.decode(row, self.store.read(key))), size)
+            self.repaired.append(gaterows.encode(gate))
+            return Stored(row, gaterows.brief_of(gate), size)
         if brief.step is not gaterows.Step.FINAL:
             try:
                 gaterows.decode(row, self.store.read(key))

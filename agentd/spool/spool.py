@@ -27,6 +27,7 @@ from agentd.spool.directory import Segment
 from agentd.spool.folder import FLOOR_BYTES
 from agentd.spool.ledger import Ledger
 from agentd.spool.letters import Letter
+from agentd.spool.needed import Needed
 from agentd.spool.loader import Loader
 from agentd.spool.queue import Queue
 from agentd.spool.segments import lane_hash
@@ -121,12 +122,14 @@ class Spool:
     def tick(self, age_us: Callable[[int], int], keep_us: int) -> None:
         """Housekeeping, about once a second: counts to disk, references that nobody needs any more, free space, rewriting.
 
-        What is queued was admitted while the references that it names were kept: they are, as long as it waits.
+        A reference is needed while its lane has records, and beside that as long as something waits that was admitted when it
+        was kept: a run that names it as its parent stands in another lane.
         """
         if self.refs.write_counts():
             self._committer.wake()
         keep_us += max((queue.oldest_us(age_us) or 0 for queue in self.queues.values()), default=0)
-        if self.refs.prune(lambda touched_us: age_us(touched_us) > keep_us, self.ledger.dead_lanes):
+        needed = Needed(self.ledger.dead_lanes, self.queues)
+        if self.refs.prune(lambda touched_us: age_us(touched_us) > keep_us, needed):
             self._committer.wake()
         self.drop_rows(Table.JOURNAL, self.journal.expired(age_us))
         self.check_disk()
@@ -173,6 +176,10 @@ class Spool:
             if excess <= 0:
                 return True
         return False
+
+    def fits(self, destination: str, size: int) -> bool:
+        """Whether `size` more bytes fit as it is: nothing is shed for them."""
+        return not self.disk_full and self._excess(self.queues[destination], size) <= 0
 
     def _excess(self, queue: Queue, size: int) -> int:
         taken = queue.stored_bytes + self._committer.append_bytes(queue.name) + size
@@ -363,6 +370,24 @@ class Spool:
     def dead_room(self, size: int) -> bool:
         """Whether the dead letters' own room takes `size` more bytes."""
         return self.dead_bytes + size <= self.limits.dead_bytes
+
+    def take_out(self, name: str, segments: Sequence[Segment], entries: Sequence[Entry]) -> list[Entry]:
+        """Records leave their queue unsent, those of whole segments and single ones; the caller books them, with this very commit.
+
+        Returns those of `entries` that were in it.
+        """
+        queue = self.queues[name]
+        queue.take_out(segments)
+        for segment in segments:
+            self._committer.delete_segment(segment.key)
+        ended = self._end(name, entries)
+        self._committer.wake()
+        self._loader.tell(name, queue.released())
+        return ended
+
+    def retire(self, seal: Seal) -> None:
+        """Its records have ended without it."""
+        self._committer.retire(seal)
 
     def _end_of_run(self, destination: str, entry: Entry) -> None:
         if entry.kind in RUN_ENDS:

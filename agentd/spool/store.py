@@ -309,7 +309,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise SpoolDamaged(f"{path}: its schema holds {foreign[0]}, which agentd has not made")
     found = [row[0] for row in connection.execute("PRAGMA integrity_check(10)")]
     if found != ["ok"]:
-        raise SpoolDamaged(f"{path}: {found[0]}")
+        raise SpoolDamaged(f"{path}: {' '.join(found[0].split())}")
     if not {("table", "Cache"), ("table", "Settings")} <= {(kind, name) for kind, name, _ in schema}:
         raise SpoolDamaged(f"{path}: its tables are missing")
     settings = dict(connection.execute("SELECT key, value FROM Settings"))

@@ -6,19 +6,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from itertools import groupby
 from typing import NamedTuple
 
 from msgspec import Struct, field
 
 from agentd.crashpoints import Point, reached
+from agentd.errors import SpoolDamaged
 from agentd.outcomes import State
 from agentd.queued import Entry, Ref
-from agentd.spool import segments
+from agentd.spool import columns, lost, segments
 from agentd.spool.directory import Segment
 from agentd.spool.letters import Brief
+from agentd.spool.lost import Found, Key
 from agentd.spool.store import Put, Rows, key_of
 from agentd.spool.tables import Meta, Table, encode_meta
+
+log = logging.getLogger("agentd.spool")
 
 
 class Noted(NamedTuple):
@@ -63,11 +68,13 @@ class Append(Struct):
 
 
 class Written(NamedTuple):
-    """What a commit made: new segments and their records, by destination."""
+    """What a commit made: new segments and their records, by destination; what runs lost; free room within the store."""
 
     segments: dict[str, list[Segment]]
     entries: dict[str, list[Entry]]
     next_segment: int
+    lost: Found
+    free_bytes: int | None = None  # where it was asked for
 
 
 class Pending(Struct):
@@ -77,6 +84,12 @@ class Pending(Struct):
     puts: dict[int, Put] = field(default_factory=dict)
     deletes: set[int] = field(default_factory=set)
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    shed: dict[int, tuple[str, Segment]] = field(default_factory=dict)  # by key, with its destination
+    lost: Found = field(default_factory=dict)  # of shed segments that were counted already
+    lost_rows: tuple[int, int] = (0, 0)  # for runs that are told, and for what they lose
+    told: list[Key] = field(default_factory=list)
+    measures: bool = False  # the free room within the store
+    frees: int = 0  # bytes of what is shed
 
     def put(self, put: Put) -> None:
         self.deletes.discard(put.key)
@@ -89,7 +102,7 @@ class Pending(Struct):
 
 def write(store: Rows, pending: Pending, meta: Meta) -> Written:
     """Write it all; on disk when it returns. Raises DiskFull, sqlite3.Error."""
-    made = Written({}, {}, meta.next_segment)
+    made = Written({}, {}, meta.next_segment, _count_lost(store, pending))
     puts = list(pending.puts.values())
     row = meta.next_segment
     for name, entries in _by_destination(pending.appends).items():
@@ -104,9 +117,11 @@ def write(store: Rows, pending: Pending, meta: Meta) -> Written:
                 for index, entry in enumerate(part):
                     entry.segment, entry.index = key, index
         made.entries[name] = entries
+    if made.lost:
+        puts.append(Put(key_of(Table.LOST, pending.lost_rows[1]), lost.encode_found(made.lost)))
     deletes = set(pending.deletes)
     for append in pending.appends:
-        puts.extend(append.puts)
+        puts.extend(put for put in append.puts if put.key not in pending.deletes)
         deletes.update(back.key for back in append.returned)
     meta.next_segment = row
     meta.commits += 1
@@ -114,7 +129,23 @@ def write(store: Rows, pending: Pending, meta: Meta) -> Written:
     reached(Point.COMMIT_BEGUN)
     store.commit(puts, deletes)
     reached(Point.COMMIT_WRITTEN)
-    return made._replace(next_segment=row)
+    return made._replace(next_segment=row, free_bytes=store.free_bytes() if pending.measures else None)
+
+
+def _count_lost(store: Rows, pending: Pending) -> Found:
+    """By run, what the segments hold that this commit sheds: the last moment at which anybody can know."""
+    found = {name: dict(gaps) for name, gaps in pending.lost.items()}
+    for key, (name, segment) in pending.shed.items():
+        try:
+            gaps = lost.tally(columns.read(key, store.read(key) or b""), segment.ended)
+        except SpoolDamaged as error:
+            log.error(
+                "%s: %d shed records: whose they were can't be read, and nobody is told: %s", name, segment.live, error,
+                extra={"action": "damaged", "destination": name},
+            )  # fmt: skip
+        else:
+            lost.join(found, name, gaps)
+    return {name: gaps for name, gaps in found.items() if gaps}
 
 
 def _by_destination(appends: list[Append]) -> dict[str, list[Entry]]:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import Executor, Future
+from pathlib import Path
 
 import pytest
 
@@ -147,6 +148,10 @@ class House:
 
     def books(self):
         return {(line.kind, line.state, line.cause): line.records for line in self.spool.books.lines()}
+
+
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def start(run="r"):
@@ -312,6 +317,16 @@ async def test_a_living_agent_is_watched_again(house):
     assert house.reaper.status()["orphans_ended"] == 1
 
 
+async def test_rows_of_before_are_not_written_over(house):
+    """A run that begins after a restart has a row of its own."""
+    _, agent = house.agent()
+    await house.admit(agent, start())
+    await house.crash()
+    _, other = house.agent()
+    await house.admit(other, start("later"))
+    assert len(house.owners) == 2
+
+
 async def test_an_agent_that_died_meanwhile_has_the_grace_from_the_start(house):
     """Its client may have another process that takes over: not at once, but after `orphan_grace`."""
     child, agent = house.agent()
@@ -459,6 +474,19 @@ async def test_a_peer_that_can_not_be_read_owns_nothing(house, monkeypatch, capl
     assert [line.getMessage() for line in caplog.records if line.action == "unwatched"] == [
         "runs of an agent process are not watched: Protocol not available"
     ]
+
+
+async def test_where_nothing_can_be_opened_to_look_with_it_owns_nothing(house, monkeypatch):
+    """Out of descriptors in the middle of a hello: it is answered all the same, and none is left open."""
+
+    def nothing_left(_fd, _pid):
+        raise OSError(24, "Too many open files")
+
+    child = house.child()
+    monkeypatch.setattr(reaper, "identity", nothing_left)
+    before = open_files()
+    assert claim(house, child) is None
+    assert open_files() == before
 
 
 async def test_without_a_descriptor_left_it_is_watched_later(house, monkeypatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import itertools
+import math
 import random
 import uuid
 from collections import Counter
@@ -71,6 +72,7 @@ class Host:
         )  # fmt: skip
         self.targets = {name: Target(name, config, {"KEY": "k"}) for name in FACES}
         self.begun = self.clock()
+        self.unseen = False  # the clock was set while nobody could see it: an age may be anything
 
     async def __aenter__(self):
         self.clocks = Clocks(self.clock.now_us, self.clock)
@@ -121,15 +123,15 @@ class Host:
         self.store = self.store.crash()
         self.clock.advance(60)
         self.clock.set_wall(jump_s)
+        self.unseen |= jump_s != 0
         await self.__aenter__()
         await self.advance(0)
 
     async def tell(self, *records, seq=None, stream=None):
         """Take records; the answer."""
-        items = list(enumerate(decode_record(msgspec.json.encode(record)) for record in records))
-        items = [record for _, record in items]
+        items = [decode_record(msgspec.json.encode(record)) for record in records]
         ack = self.sink.submit(Message(seq, items), PEER, stream=stream, origin="frames", hold=False)
-        await self._settle(ack.done)
+        await self._settle(ack.done, 100)
         assert (ack.result().accepted, ack.result().rejected) == (len(records), [])
         await self._settle()
         return ack.result()
@@ -145,20 +147,23 @@ class Host:
             self.ages_make_sense()
             await self._settle()
             if self.clock() >= until:
+                await self._settle(turns=100)
                 return
             self.clock.advance(min(step_s, until - self.clock()))
 
-    async def _settle(self, condition=lambda: False, turns=60):
+    async def _settle(self, condition=lambda: False, turns=12):
+        """Let everything happen that needs no time to pass; one lane's way from queue to queue takes a dozen turns of the loop."""
         for _ in range(turns):
             if condition():
                 return
             await asyncio.sleep(0)
 
     def ages_make_sense(self):
-        """What status shows: never below zero, never more than the time since the test began."""
+        """What status shows: never below zero, never more than the time since the test began where that can be known."""
+        most_us = math.inf if self.unseen else (self.clock() - self.begun + 1) * 1e6
         for queue in self.spool.queues.values():
             oldest_us = queue.oldest_us(self.clocks.ages())
-            assert oldest_us is None or 0 <= oldest_us <= (self.clock() - self.begun) * 1e6 + 10**6
+            assert oldest_us is None or 0 <= oldest_us <= most_us
         for courier in self.couriers.values():
             retry_in_s = courier.status()[2]
             assert retry_in_s is None or 0 <= retry_in_s <= 3600 * 1.1
@@ -288,12 +293,12 @@ async def test_backoff_and_pause_go_on(tmp_path, jump_s):
         await host.advance(5)
         host.said["*"] = NO_CONNECTION
         await host.tell({"kind": "decision", "context": "c"})
-        await host.advance(120)
+        await host.advance(100)
         for shift_s in (jump_s, -jump_s):
             before = len(host.sent)
             host.clock.set_wall(shift_s)
-            await host.advance(600)
-            assert 8 <= len(host.sent) - before <= 40  # probes, at most a minute apart
+            await host.advance(300)
+            assert 4 <= len(host.sent) - before <= 20  # probes, at most a minute apart
         host.said.clear()
         host.clock.set_wall(jump_s)
         await host.advance(61)
@@ -353,7 +358,7 @@ async def test_over_a_restart_what_is_due_is_due(tmp_path, jump_s):
         await host.advance(5)
         host.said["*"] = NO_CONNECTION
         for number in range(20):
-            await host.tell(event(number, "a"), event(number, "b"), *([start("b")] if number == 3 else []))
+            await host.tell(event(number, "a"), event(number, "b"), *([start("b")] if number == 0 else []))
             await host.advance(10)
         await host.restart(jump_s)
         host.said.clear()

@@ -8,6 +8,8 @@
  * flock(2) keeps processes apart, the one that wants to kill this one included (it takes the lock first, so that no call is
  * cut from its entry), a mutex the threads. powerloss_kit.py reads the log.
  *
+ * Before each call it is noted how the mapped file begins, if that has changed: stores into it are no calls.
+ *
  * What the log can't say makes an entry UNMODELLED with the call's name, for the reader to refuse; calls that the C library
  * makes within itself (fopen) are not seen, which is why the reader compares its end with the real folder.
  */
@@ -28,7 +30,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { OPEN = 1, WRITE, TRUNCATE, ALLOCATE, SYNC, UNLINK, MKDIR, MMAP, CLOSE, UNMODELLED };
+enum { OPEN = 1, WRITE, TRUNCATE, ALLOCATE, SYNC, UNLINK, MKDIR, MMAP, CLOSE, MAPPED, UNMODELLED };
 
 struct entry { /* little-endian, no holes; then `path_size` bytes of path, relative to the root, and `data_size` of data */
     uint32_t op;
@@ -47,6 +49,9 @@ static size_t root_size;
 static int log_fd = -1;
 static unsigned char ours[FDS]; /* file descriptors of files below the root */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static const void *mapped; /* the file that is mapped shared and writable: SQLite's -shm, and its beginning as it was noted last */
+static int mapped_fd;
+static unsigned char mapped_was[512];
 
 __attribute__((constructor)) static void begin(void)
 {
@@ -80,15 +85,26 @@ static void unlock(void)
     errno = error;
 }
 
-static void note(int op, int fd, int flags, int64_t offset, int64_t size, const char *path, const void *data,
-                 size_t data_size)
+static void append(int op, int fd, int flags, int64_t offset, int64_t size, const char *path, const void *data,
+                   size_t data_size)
 {
-    int error = errno;
     struct entry head = { op, (int32_t)getpid(), fd, flags, offset, size, path ? strlen(path) : 0, data_size };
     struct iovec parts[3] = { { &head, sizeof head }, { (void *)path, head.path_size }, { (void *)data, data_size } };
     ssize_t whole = sizeof head + head.path_size + data_size;
     if (syscall(SYS_writev, log_fd, parts, 3) != whole)
         abort(); /* a log with a hole would prove anything */
+}
+
+/* What was stored into the mapped file since the last call, and then this one. */
+static void note(int op, int fd, int flags, int64_t offset, int64_t size, const char *path, const void *data,
+                 size_t data_size)
+{
+    int error = errno;
+    if (mapped != NULL && memcmp(mapped_was, mapped, sizeof mapped_was) != 0) {
+        memcpy(mapped_was, mapped, sizeof mapped_was);
+        append(MAPPED, mapped_fd, 0, 0, sizeof mapped_was, NULL, mapped_was, sizeof mapped_was);
+    }
+    append(op, fd, flags, offset, size, path, data, data_size);
     errno = error;
 }
 
@@ -339,11 +355,27 @@ void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t 
         return (void *)syscall(SYS_mmap, address, size, protection, flags, fd, offset);
     lock();
     void *result = (void *)syscall(SYS_mmap, address, size, protection, flags, fd, offset);
-    if (result != MAP_FAILED)
+    if (result != MAP_FAILED) {
         note(MMAP, fd, flags, offset, size, NULL, NULL, 0);
+        if ((flags & MAP_SHARED) && (protection & PROT_WRITE) && offset == 0 && size >= sizeof mapped_was) {
+            mapped = result;
+            mapped_fd = fd;
+        }
+    }
     unlock();
     return result;
 }
+
+int munmap(void *address, size_t size)
+{
+    if (log_fd >= 0 && address == mapped && address != NULL) {
+        lock();
+        mapped = NULL;
+        unlock();
+    }
+    return syscall(SYS_munmap, address, size);
+}
+
 void *mmap64(void *address, size_t size, int protection, int flags, int fd, off_t offset)
 {
     return mmap(address, size, protection, flags, fd, offset);

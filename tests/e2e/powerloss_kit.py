@@ -16,7 +16,7 @@ The model, which promises no more than POSIX does and so less than any file syst
 - A name in a folder lasts once the folder itself was synced, whatever was synced in it (fsync(2): "does not necessarily ensure
   that the entry in the directory containing the file has also reached disk"). Until then it may be there, missing, or still
   mean the file that it meant before. ext4, xfs and btrfs keep more: there fsync of a new file brings its name along.
-- Nothing else lasts: neither close nor sync_file_range, nor time. What is mapped shared (SQLite's -shm) may hold anything.
+- Nothing else lasts: neither close nor sync_file_range, nor time. What is mapped shared (SQLite's -shm) may hold anything that it has held.
 
 So do ALICE, for what each file system may leave of a program's calls (Pillai et al., OSDI '14, "All File Systems Are Not Created
 Equal"), SQLite's own tests (src/test6.c: on a crash unsynced writes are done, left out or filled with random bytes), and
@@ -76,7 +76,8 @@ class Op(IntEnum):
     MKDIR = 7
     MMAP = 8
     CLOSE = 9
-    UNMODELLED = 10
+    MAPPED = 10
+    UNMODELLED = 11
 
 
 class Entry(NamedTuple):
@@ -133,7 +134,7 @@ class File:
         self.kept_size = 0
         self.size = 0
         self.changes: list[Change] = []
-        self.mapped = False
+        self.mapped: list[bytes] = []  # how it began, one time after the other, if it is mapped
 
     def change(self, offset: int, data: bytes | None, size: int) -> None:
         self.size = size
@@ -214,8 +215,9 @@ class Disk:
             case Op.ALLOCATE:
                 file.change(0, b"", max(file.size, entry.offset + entry.size))
             case _:
-                assert entry.op is Op.MMAP
-                file.mapped = file.mapped or bool(entry.flags & mmap.MAP_SHARED)
+                assert entry.op in (Op.MMAP, Op.MAPPED)
+                if entry.op is Op.MAPPED or entry.flags & mmap.MAP_SHARED:
+                    file.mapped.append(entry.data)
 
     def _opened(self, entry: Entry) -> Node:
         node = self.find(entry.path)
@@ -275,12 +277,14 @@ def _rebuild(folder: Folder, place: Path, fate: Fate) -> None:
 
 
 class Fate:
-    """Nothing that was not synced is left."""
+    """Nothing that was not synced is left; but what is mapped the kernel has written back, unasked and before all else."""
 
     def names(self, folder: Folder) -> dict[str, Node]:
         return folder.kept
 
     def content(self, file: File) -> tuple[bytes | bytearray, int]:
+        if file.mapped:
+            return file.mapped[-1], file.size
         return file.kept, file.kept_size
 
     def __repr__(self) -> str:
@@ -294,6 +298,8 @@ class Everything(Fate):
         return folder.seen
 
     def content(self, file: File) -> tuple[bytes | bytearray, int]:
+        if file.mapped:
+            return file.mapped[-1], file.size
         content = bytearray(file.kept)
         for change in file.changes:
             _put(content, change.offset, change.data)
@@ -323,7 +329,8 @@ class Torn(Fate):
 
     def content(self, file: File) -> tuple[bytes | bytearray, int]:
         if file.mapped:
-            return self._die.randbytes(file.size), file.size
+            rubbish = self._die.randbytes(file.size)
+            return self._one_of([rubbish, *(begin + rubbish[len(begin) :] for begin in file.mapped)]), file.size
         content = bytearray(file.kept)
         for place, versions in self._sectors(file).items():
             left = versions[: self._one_of(range(len(versions) + 1))]

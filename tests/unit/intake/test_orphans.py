@@ -202,10 +202,11 @@ def test_what_a_dead_process_has_sent_is_read_first(desk):
     desk.say(agent, "run.start")
     desk.now += GRACE_S - 1
     desk.say(agent, "event")
-    desk.now += 2
+    desk.now += GRACE_S - 1
     assert desk.due() == {}
+    desk.now += 1
+    assert desk.due() == {"r": ["one"]}
     desk.say(agent, "run.complete")
-    desk.now += GRACE_S
     assert desk.due() == {}
 
 
@@ -328,6 +329,7 @@ def test_a_real_end_after_ours_takes_ours_back(desk):
     end = ended_by_us(desk)
     assert desk.disk == {}
     change = desk.admit(None, desk.entry("run.complete"))
+    assert desk.say(None, "run.fail", origin=ORIGIN) == []
     assert desk.store(change) == [("one", "run:r", end.record_id)]
     assert desk.say(None, "run.complete") == []
 

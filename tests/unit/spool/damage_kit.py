@@ -1,7 +1,7 @@
 """What the tests of damage share: a spool in a real folder, and ways to break it.
 
-`RealHarness` opens the store that the daemon uses. `Story` is a spool with a bit of everything in it and what must come out of it
-again; `left_by_a_kill` is its folder as kill -9 leaves it, the log beside the database, `left_by_a_stop` as a stop does.
+`RealHarness` opens the store that the daemon uses. A `Story` is a spool with a bit of everything in it, and what must come out of
+it again.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from spool_kit import DAY_US, Harness, seal_of
 
 from agentd.outcomes import Cause, Learned
 from agentd.queued import Death, Ref
+from agentd.spool.checked import pack
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Limits
 from agentd.spool.recovery import open_spool
@@ -108,14 +109,15 @@ def pickled(path):
 
 
 class Story:
-    """A spool's folder and what is in it: commits of two records, some of them long, some delivered, one dead."""
+    """A spool's folder, and what is queued in it: commits of two records, some of them long, some delivered, one dead."""
 
     def __init__(self, folder, bodies):
         self.folder = folder
-        self.bodies = bodies  # number → body of what has not ended
+        self.bodies = bodies  # number → body
 
     def copy(self, folder):
         shutil.copytree(self.folder, folder)
+        folder.chmod(0o700)
         return Story(folder, self.bodies)
 
 
@@ -128,8 +130,9 @@ async def tell(harness, commits=60):
     for commit in range(commits):
         size = 12_000 if commit % 7 == 3 else 300
         kind = "run.start" if commit == 0 else "event"
-        records = harness.records(2, kind=kind, body=die.randbytes(size))
-        puts = [Put(key_of(Table.STREAM, 3), b"\x90"), spool.seen(die.randbytes(28), 1)]
+        records = harness.records(2, kind="event", body=die.randbytes(size))
+        records[0].kind = kind
+        puts = [Put(key_of(Table.STREAM, 3), pack(die.randbytes(40))), spool.seen(die.randbytes(28), 1)]
         await spool.append({"cloud": records}, puts=puts, introduced=[] if commit else [ref])
         queued |= {entry.number: entry for entry in records}
     entries = list(queued.values())
@@ -144,23 +147,15 @@ async def tell(harness, commits=60):
     return {entry.number: entry.body for entry in entries[21:-1]}
 
 
-async def left_by_a_kill(folder, **options):
-    """The files as they are while the daemon lives: what a kill -9 leaves."""
+async def left_behind(folder, *, killed, **options):
+    """The folder as a stop leaves it, or as kill -9 does: the files as they are while the daemon lives."""
     harness = RealHarness(folder / "alive")
     await harness.open()
     bodies = await tell(harness, **options)
-    shutil.copytree(harness.folder, folder / "killed")
+    if killed:
+        shutil.copytree(harness.folder, folder / "killed")
     await harness.stop()
-    (folder / "killed" / "lock").unlink()
-    return Story(folder / "killed", bodies)
-
-
-async def left_by_a_stop(folder, **options):
-    harness = RealHarness(folder / "stopped")
-    await harness.open()
-    bodies = await tell(harness, **options)
-    await harness.stop()
-    return Story(harness.folder, bodies)
+    return Story(folder / "killed" if killed else harness.folder, bodies)
 
 
 # -- ways to break it; each takes the folder of the store ------------------------------------------------------------------
@@ -197,6 +192,15 @@ def frame_at(folder, number):
     path = wal(folder)
     count = (path.stat().st_size - 32) // (24 + PAGE)
     return 32 + (number % count) * (24 + PAGE)
+
+
+def frame_of_content(folder):
+    """Where the log holds a page of contents alone that it holds once, in its later half."""
+    content = wal(folder).read_bytes()
+    starts = range(32, len(content), 24 + PAGE)
+    pages = [content[at : at + 4] for at in starts]
+    once = [at for at, page in zip(starts, pages, strict=True) if pages.count(page) == 1 and content[at + 24] == 0]
+    return once[len(once) * 3 // 4]
 
 
 def root_of(folder, name):
