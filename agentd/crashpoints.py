@@ -29,8 +29,8 @@ class Point(Enum):
     # a commit (21, 27 event loop, the others storage thread)
     COMMIT_GATHERED = (21, "commit.gathered")  # books and journal say so, in memory
     COMMIT_BEGUN = (22, "commit.begun")  # encoded, no transaction yet
-    COMMIT_PUT = (23, "commit.put")  # rows are written, none deleted
-    COMMIT_DELETED = (24, "commit.deleted")  # all is written, not committed
+    COMMIT_DELETED = (23, "commit.deleted")  # rows are deleted, none written
+    COMMIT_PUT = (24, "commit.put")  # all is written, not committed
     COMMIT_WRITTEN = (25, "commit.written")  # on disk, and nobody knows
     COMMIT_TOLD = (27, "commit.told")  # those who waited know
     # delivery (event loop)

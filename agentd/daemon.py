@@ -25,6 +25,7 @@ from agentd.compat.build import build_gateway
 from agentd.config import Loaded
 from agentd.config_checks import read_tokens
 from agentd.control import DaemonControl
+from agentd.control.letters import LetterControl
 from agentd.crashpoints import Point, reached
 from agentd.delivery.courier import Courier
 from agentd.gate.build import build_keeper
@@ -37,6 +38,8 @@ from agentd.intake.admit import Admission
 from agentd.intake.admit import Limits as AdmitLimits
 from agentd.intake.dedupe import Window
 from agentd.intake.gates import add_gates
+from agentd.intake.letters import add_letters
+from agentd.intake.queues import add_queues
 from agentd.intake.reaper import Reaper
 from agentd.intake.routes import build_app
 from agentd.intake.routing import Table as RoutingTable
@@ -44,8 +47,10 @@ from agentd.intake.server import Server
 from agentd.intake.sink import SpoolSink
 from agentd.intake.streams import Streams
 from agentd.logs import set_up
+from agentd.spool.dead import DeadLetters
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Limits
+from agentd.spool.notices import Notices
 from agentd.spool.outbox import SpoolOutbox
 from agentd.spool.recovery import open_spool
 from agentd.spool.shelf import SpoolShelf
@@ -57,7 +62,9 @@ log = logging.getLogger("agentd")
 
 _TICK_S = 1.0
 _VACUUM_EVERY_TICKS = 30
-_SETTLED_TICKS = 600  # nothing is deleted for its age before: a wall clock that was wrong at the start is put right by then
+_SETTLED_TICKS = (
+    600  # nothing is deleted for its age before: a wall clock that was wrong at the start is put right by then
+)
 _STREAM_KEEP_US = 7 * 86400 * 10**6
 _POLL_S = 0.02
 _LAST_ANSWERS_S = 5.0  # for messages that are under way when the daemon is told to stop
@@ -115,8 +122,10 @@ class Daemon:
                     name: Way(http, target.base_url, float(target.destination.timeout))
                     for name, target in self.targets.items()
                 }
-                couriers = self._couriers(spool, ways)
-                sink, reaper = await self._sink(spool)
+                letters = DeadLetters(spool)
+                notices = self._notices(spool)
+                couriers = self._couriers(spool, ways, letters, notices)
+                sink, reaper = await self._sink(spool, letters, notices)
                 stack.push_async_callback(sink.close)
                 stack.callback(reaper.close)
                 keeper = build_keeper(
@@ -139,23 +148,12 @@ class Daemon:
                 )
                 for name, courier in couriers.items():
                     courier.observe(control.observer(name))
-                app = build_app(sink, control, self.config, self.access)
-                add_gates(app, keeper, sink, control, self.config)
-                build_gateway(
-                    self.targets,
-                    self.config,
-                    spool=spool,
-                    sink=sink,
-                    keeper=keeper,
-                    http=http,
-                    is_admin=control.may_decide,
-                    clocks=self._clocks,
-                ).add_to(app)
-                server.append(Server(self.config, sink, app))
+                stack.callback(control.queues.close)
+                server.append(self._server(control, spool, sink, keeper, http, letters))
                 await server[0].start()
                 stack.push_async_callback(server[0].aclose)
                 self.http_url = server[0].http_url or ""
-                await stack.enter_async_context(self._running(couriers, spool, sink, keeper, reaper))
+                await stack.enter_async_context(self._running(control, couriers, spool, sink, keeper, reaper, notices))
                 reached(Point.RECOVERY_STARTED)
                 places = " and ".join(filter(None, (self.config.listen.socket, self.http_url)))
                 log.info("agentd %s takes records at %s", __version__, places, extra={"action": "started"})
@@ -168,6 +166,26 @@ class Daemon:
         reached(Point.SHUTDOWN_CLOSED)
         log.info("stopped", extra={"action": "stopped"})
         return int(self._failed)
+
+    def _server(
+        self, control: DaemonControl, spool: Spool, sink: SpoolSink, keeper: Keeper, http: Http, letters: DeadLetters
+    ) -> Server:
+        """Everything that the daemon answers over HTTP, behind its sockets."""
+        app = build_app(sink, control, self.config, self.access)
+        add_gates(app, keeper, sink, control, self.config)
+        add_letters(app, LetterControl(letters, self._clocks.now_us), control)
+        add_queues(app, control.queues, control)
+        build_gateway(
+            self.targets,
+            self.config,
+            spool=spool,
+            sink=sink,
+            keeper=keeper,
+            http=http,
+            is_admin=control.may_decide,
+            clocks=self._clocks,
+        ).add_to(app)
+        return Server(self.config, sink, app)
 
     def _watch(self, task: asyncio.Task[None]) -> None:
         """If a part dies the daemon ends, with a status that has the service manager start it again: half of it is no daemon."""
@@ -182,11 +200,19 @@ class Daemon:
 
     @contextlib.asynccontextmanager
     async def _running(
-        self, couriers: dict[str, Courier], spool: Spool, sink: SpoolSink, keeper: Keeper, reaper: Reaper
+        self,
+        control: DaemonControl,
+        couriers: dict[str, Courier],
+        spool: Spool,
+        sink: SpoolSink,
+        keeper: Keeper,
+        reaper: Reaper,
+        notices: Notices,
     ) -> AsyncIterator[None]:
         """The couriers and the housekeeping, until the block ends."""
         tasks = [asyncio.create_task(courier.run(), name=f"courier {name}") for name, courier in couriers.items()]
-        tasks.append(asyncio.create_task(self._housekeeping(spool, sink, keeper, reaper), name="housekeeping"))
+        keeping = self._housekeeping(control, spool, sink, keeper, reaper, notices)
+        tasks.append(asyncio.create_task(keeping, name="housekeeping"))
         for task in tasks:
             self._watch(task)
         try:
@@ -231,20 +257,27 @@ class Daemon:
                     queue.live, name, extra={"action": "removed", "destination": name},
                 )  # fmt: skip
 
-    def _couriers(self, spool: Spool, ways: Mapping[str, Way]) -> dict[str, Courier]:
+    def _notices(self, spool: Spool) -> Notices:
+        telling = [name for name, target in self.targets.items() if "event" in target.kinds]
+        return Notices(spool, telling, Uuid7(), self._clocks.now_us)
+
+    def _couriers(
+        self, spool: Spool, ways: Mapping[str, Way], letters: DeadLetters, notices: Notices
+    ) -> dict[str, Courier]:
         couriers = {}
         for name, target in self.targets.items():
             courier = Courier(
-                target.settings(), target.platform, SpoolOutbox(spool, name), ways[name],
+                target.settings(), target.platform, SpoolOutbox(spool, name, notices), ways[name],
                 now_us=self._clocks.now_us, age_us=self._clocks.age_us,
             )  # fmt: skip
             spool.listen(name, courier.touch)
+            letters.listen(courier.letters_left)
             couriers[name] = courier
         return couriers
 
-    async def _sink(self, spool: Spool) -> tuple[SpoolSink, Reaper]:
+    async def _sink(self, spool: Spool, letters: DeadLetters, notices: Notices) -> tuple[SpoolSink, Reaper]:
         config = self.config
-        shelf = SpoolShelf(spool)
+        shelf = SpoolShelf(spool, letters)
         window = Window(config.intake.dedupe_window)
         for _, value in await shelf.stored_ids():
             window.restore(value)
@@ -267,6 +300,7 @@ class Daemon:
             Uuid7(),
             self._trusted,
             grants=self.access.grant,
+            notices=notices,
         )
         reaper = Reaper(shelf, table, float(config.runs.orphan_grace), config.intake.max_connections)
         sink = SpoolSink(
@@ -279,10 +313,19 @@ class Daemon:
             clock=time.monotonic,
             runs=reaper,
         )
+        letters.readmit = sink.readmit
         await reaper.start(sink)
         return sink, reaper
 
-    async def _housekeeping(self, spool: Spool, sink: SpoolSink, keeper: Keeper, reaper: Reaper) -> None:
+    async def _housekeeping(
+        self,
+        control: DaemonControl,
+        spool: Spool,
+        sink: SpoolSink,
+        keeper: Keeper,
+        reaper: Reaper,
+        notices: Notices,
+    ) -> None:
         keep_us = int(self.config.runs.keep * 1e6)
         ticks = 0
         while True:
@@ -290,8 +333,10 @@ class Daemon:
             ticks += 1
             age_us = self._clocks.ages() if ticks > _SETTLED_TICKS else lambda _at_us: 0
             spool.tick(age_us, keep_us)
+            notices.tick(age_us, keep_us)
             keeper.tick()
             reaper.tick()
+            control.queues.tick()
             if ticks % _VACUUM_EVERY_TICKS == 0:
                 spool.drop_rows(Table.STREAM, sink.prune(_older_than(_STREAM_KEEP_US, age_us)))
                 while await spool.vacuum():

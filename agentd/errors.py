@@ -54,9 +54,7 @@ class Forbidden(AgentdError):  # noqa: N818 - a verdict, as HTTP calls it
 class WireError(AgentdError):
     """The bytes are no message of ours."""
 
-    def __init__(
-        self, message: str = "", *, seq: int | None = None, fatal: bool = False, raw: bytes = b""
-    ) -> None:
+    def __init__(self, message: str = "", *, seq: int | None = None, fatal: bool = False, raw: bytes = b"") -> None:
         """`seq` is the envelope's, where it could be read; `fatal` means that the stream can't be trusted after it.
 
         `raw` is the one record that the message was, where it was one.

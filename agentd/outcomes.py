@@ -45,8 +45,15 @@ class Cause(StrEnum):
     # set aside
     DAMAGED = "damaged"
     # replaced by a newer one of its kind
-    STALE = "stale"  # a heartbeat: only the newest per agent counts
+    STALE = "stale"  # a heartbeat: only the newest per agent counts; agentd's own end of a run that was ended after all
     DELIVERED = "delivered"  # no loss: the platform took it
+
+
+# what a dead letter's cause may be
+DEATHS: tuple[str, ...] = (
+    Cause.REJECTED, Cause.TOO_LARGE, Cause.RUN_ENDED, Cause.INTRODUCER_DEAD, Cause.OUTCOME_UNKNOWN, Cause.GATE_UNAVAILABLE,
+    Cause.FOREIGN_REFERENCE, Cause.UNENCODABLE, Cause.INVALID,
+)  # fmt: skip
 
 
 class Scope(StrEnum):

@@ -153,6 +153,7 @@ class MemoryOutbox:
         self.dead: list[tuple[Entry, Death]] = []
         self.stale: list[Entry] = []
         self.blocked: set[str] = set()
+        self.owed: set[str] = set()  # lanes whose run is to be told something before its end
         self.log: list[tuple[str, str]] = []
         self._refs: dict[tuple[str, str], Ref] = {}
         self._seals: dict[str, list[Seal]] = {}
@@ -284,6 +285,11 @@ class MemoryOutbox:
             self._add_seal(part)
         return self._waiter()
 
+    def tell_first(self, lane: str) -> bool:
+        """A queue in memory sheds nothing; a test says otherwise by `owed`."""
+        self.log.append(("tell_first", lane))
+        return lane in self.owed
+
     def dead_room(self, size: int) -> bool:
         held = sum(len(entry.body) for entry, _ in self.dead)
         return self.dead_limit is None or held + size <= self.dead_limit
@@ -342,12 +348,13 @@ class Commit(NamedTuple):
 class MemoryStore:
     """The rows of a spool without a disk, and a disk that fails on demand. Has the surface of `agentd.spool.store.Store`.
 
-    `full` is how many of the next commits find no room; `damage` makes a row unreadable; `plant` puts in a row that agentd
+    `full` is how many of the next commits find no room, `free` the room within the store; `damage` makes a row unreadable; `plant` puts in a row that agentd
     can't have written; `commits` is the log of what was committed; `crash` gives the state that a new start would find.
     """
 
     def __init__(self, rows: Mapping[int, tuple[bytes, bytes | None]] | None = None) -> None:
         self.full = 0
+        self.free = 0
         self.commits: list[Commit] = []
         self.closed = False
         self._rows = dict(rows or {})
@@ -436,6 +443,17 @@ class MemoryStore:
     def file_bytes(self) -> int:
         """What the values take."""
         return sum(len(value) for value, _ in self._rows.values())
+
+    def claim(self, size: int) -> None:
+        """Room that nobody else can take; it shows in `free`. Raises DiskFull as a commit does."""
+        if self.full:
+            self.full -= 1
+            raise DiskFull("database or disk is full")
+        self.free += size
+
+    def free_bytes(self) -> int:
+        """What a test says."""
+        return self.free
 
     def vacuum_step(self) -> bool:
         """There is never anything to give back."""

@@ -29,6 +29,7 @@ VERBS = {
     "emit": "emit",
     "explain": "explain",
     "flush": "flush",
+    "queue": "queue",
     "dead-letters": "dead_letters",
     "gates": "gates",
     "sandbox": "sandbox",

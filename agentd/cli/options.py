@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agentd.errors import StateError
 from agentd.paths import client_socket_paths
 from agentd.units import parse_duration
 
@@ -99,7 +98,9 @@ def find_socket(given: Path | None, env: Mapping[str, str], uid: int) -> str:
     try:
         return find.find_socket(env)
     except find.NoDaemon as error:
-        raise StateError(f"no daemon at {error}: start one with 'agentd run'") from error
+        from agentd.cli.ask import NoDaemon
+
+        raise NoDaemon(f"no daemon at {error}: start one with 'agentd run'") from error
 
 
 def _given() -> Given:

@@ -54,7 +54,11 @@ class Telemetry:
         ]
         if not records:
             return handed.reply
-        message = _message(records)
+        try:
+            message = _message(records)
+        except RecordError as error:
+            self._sink.keep(error.raw, str(error), asker.peer, ORIGIN)
+            raise
         for record in message.items:
             _check(stand, record, asker)
         future = self._sink.submit(message, asker.peer, stream=None, origin=ORIGIN, hold=False)

@@ -8,20 +8,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import Raw
-
 from agentd import __version__
 from agentd.ageing import Clocks
 from agentd.config import Loaded
+from agentd.control.queue import QueueControl
 from agentd.delivery.courier import Courier
 from agentd.gate.keeper import Keeper
-from agentd.identity import text_of
 from agentd.intake import Grant, Peer
 from agentd.intake.sink import SpoolSink
 from agentd.metrics import Metrics
 from agentd.outcomes import State
 from agentd.queued import Ref
-from agentd.spool.letters import Brief, Letter
+from agentd.spool.dead import find as find_letters
+from agentd.spool.letters import Wanted
 from agentd.spool.spool import Spool
 from agentd.units import rfc3339
 from agentd.wire import CONTRACT
@@ -61,6 +60,7 @@ class DaemonControl:
         self._keeper = keeper
         self._decides = decides
         self._clocks = clocks or Clocks()
+        self.queues = QueueControl(self._config, spool, couriers, self._clocks)
         self._started = self._clocks.now_us() / 1e6
         self._started_mono = time.monotonic()
         self._metrics = Metrics(
@@ -116,13 +116,14 @@ class DaemonControl:
                 "records": self._spool.dead_count,
                 "bytes": self._spool.dead_bytes,
                 "max_bytes": int(self._config.dead_letters.max_bytes),
+                "invalid": self._spool.books.total("", State.DEAD.value),
             },
             "memory": {
                 "rss_bytes": _rss_bytes(),
                 "budget_bytes": int(self._config.memory.budget),
                 "window_bytes": sum(queue.window_bytes for queue in self._spool.queues.values()),
             },
-            "balanced": all(facts["balanced"] for facts in destinations.values()),
+            "balanced": all(facts["balanced"] for facts in destinations.values()) and not self._spool.books.queued(""),
         }
 
     def _spool_status(self) -> dict[str, Any]:
@@ -169,6 +170,7 @@ class DaemonControl:
             "admitted": books.total(name, "admitted"),
             "queued": queue.live + self._spool.committing(name),
             **{s.value: books.total(name, s.value) for s in State if s is not State.QUEUED},
+            **self.queues.flow(name),
             "queued_bytes": queue.stored_bytes,
             "max_bytes": self._spool.limits.quotas.get(name, 0),
             "oldest_age_s": None if oldest_us is None else round(oldest_us / 1e6, 3),
@@ -223,11 +225,11 @@ class DaemonControl:
     async def run(self, run_id: str, *, viewer: Peer, admin: bool, grant: Grant) -> dict[str, Any] | None:
         lane = f"run:{run_id}"
         refs = {ref.destination: ref for ref in self._spool.refs.owners("run", run_id)}
-        letters = await self._spool.dead_letters(lambda brief: brief.lane == lane, 0)
+        letters = await self._spool.run_in_thread(find_letters, Wanted(run=run_id))
         found = {}
         for name in self._spool.queues:
             ref = refs.get(name)
-            dead = sum(1 for letter in letters if letter.destination == name)
+            dead = sum(1 for letter in letters if letter.brief.destination == name)
             queued = await self._spool.count_lane(name, lane)
             if ref is not None or dead or queued:
                 named = admin or (ref is not None and self._is_own(ref, viewer, grant))
@@ -239,20 +241,6 @@ class DaemonControl:
         agent = ref.agent or (configured.agent_id if configured else None) or ""
         return ref.uid == viewer.uid and grant.allows_agent(agent) and grant.allows_destination(ref.destination)
 
-    async def dead_letters(
-        self, *, limit: int, destination: str | None, run: str | None, cause: str | None, viewer: Peer, admin: bool
-    ) -> list[dict[str, Any]]:
-        def wanted(brief: Brief) -> bool:
-            return (
-                (destination is None or brief.destination == destination)
-                and (run is None or brief.lane == f"run:{run}")
-                and (cause is None or brief.cause == cause)
-            )
-
-        letters = await self._spool.dead_letters(wanted, limit)
-        known = viewer.uid >= 0  # several whom the kernel doesn't name are not one user
-        return [_letter(letter, whole=admin or (known and letter.source.uid == viewer.uid)) for letter in letters]
-
 
 def _run_at(ref: Ref | None, *, named: bool) -> dict[str, Any]:
     """`named`: with the platform's id, by which things can be had of the platform."""
@@ -260,27 +248,6 @@ def _run_at(ref: Ref | None, *, named: bool) -> dict[str, Any]:
         return {"platform_id": None, "state": "assumed", "ended": False, "delivered": None}
     platform_id = ref.platform_id if named else None
     return {"platform_id": platform_id, "state": ref.state, "ended": ref.ended, "delivered": ref.delivered}
-
-
-def _letter(letter: Letter, *, whole: bool) -> dict[str, Any]:
-    """A dead letter for people; the record itself and the platform's answer only for those who may see them."""
-    facts: dict[str, Any] = {
-        "id": text_of(letter.record_id),
-        "destination": letter.destination,
-        "kind": letter.kind,
-        "agent": letter.source.agent,
-        "lane": letter.lane,
-        "cause": letter.cause.value,
-        "reason": letter.reason,
-        "admitted_at": rfc3339(letter.admitted_us / 1e6),
-        "died_at": rfc3339(letter.died_us / 1e6),
-        "tries": letter.tries,
-        "status": letter.status,
-        "bytes": len(letter.body),
-    }
-    if whole:
-        facts |= {"answer": letter.answer, "record": Raw(letter.body)}  # spliced: it was checked when it came in
-    return facts
 
 
 def _rss_bytes() -> int:

@@ -27,6 +27,7 @@ from agentd.outcomes import State
 from agentd.queued import Source
 from agentd.spool.census import Interrupted, LaneCount, Sort, Wanted, census, oldest
 from agentd.spool.drop import Deletion, drop
+from agentd.spool.ledger import Ledger
 from agentd.spool.readonly import ReadOnlyStore
 from agentd.spool.receipts import WantedReceipts, receipts
 from agentd.spool.spool import Spool
@@ -35,7 +36,7 @@ from agentd.spool.store import Rows
 T = TypeVar("T")
 
 _WAITING = 4  # questions that may stand behind the one that is answered
-_RECORD_BYTES = 4 * 2**20  # of records in one answer
+RECORD_BYTES = 4 * 2**20  # of records in one answer
 _PATIENCE_S = 5.0  # for requests that are under way when a queue is dropped
 _POLL_S = 0.02
 _US = 1e6
@@ -99,11 +100,11 @@ class QueueControl:
         if destination is None:
             shown = [name for name in shown if name in self._couriers or spool.queues[name].live]
         return documents.stats_document(
-            spool.ledger,
             {name: self._destination(name, ages) for name in shown},
             at_us=self._clocks.now_us(),
             running=True,
             max_bytes=int(self._config.spool.max_bytes),
+            **disk_figures(spool.ledger),
         )
 
     def _destination(self, name: str, ages: Ages) -> dict[str, Any]:
@@ -132,7 +133,7 @@ class QueueControl:
 
     async def lanes(self, asked: Asked, viewer: Peer, *, admin: bool, grant: Grant) -> dict[str, Any]:
         ages = self._clocks.ages()
-        wanted = _wanted(asked, ages, None if admin else self._own(viewer, grant))
+        wanted = wanted_of(asked, ages, None if admin else self._own(viewer, grant))
         found = await self._read(lambda rows, stop: census(rows, wanted, Sort(asked.sort), asked.limit, stop=stop))
         queued = {name: queue.live for name, queue in self._spool.queues.items()}
         return documents.lanes_document(found, [self._lane(lane, ages) for lane in found.lanes], queued)
@@ -151,8 +152,9 @@ class QueueControl:
 
     async def records(self, asked: Asked, viewer: Peer, *, admin: bool, grant: Grant) -> dict[str, Any]:
         ages, own = self._clocks.ages(), self._own(viewer, grant)
-        wanted = _wanted(asked, ages, own if asked.run is not None and not admin else None)
-        found = await self._read(lambda rows, stop: oldest(rows, wanted, asked.limit, _RECORD_BYTES, stop=stop))
+        narrow = asked.run is not None or asked.agent is not None  # whoever names one sees whether there is such a one
+        wanted = wanted_of(asked, ages, own if narrow and not admin else None)
+        found = await self._read(lambda rows, stop: oldest(rows, wanted, asked.limit, RECORD_BYTES, stop=stop))
         shown = [
             documents.record_document(name, entry, ages, whole=admin or own(name, entry.source))
             for name, entry in found.entries
@@ -160,7 +162,7 @@ class QueueControl:
         return documents.records_document(found, shown)
 
     async def receipts(self, asked: Asked, viewer: Peer, *, admin: bool, grant: Grant) -> dict[str, Any]:
-        wanted = _wanted_receipts(asked, self._clocks.ages(), None if admin else self._own(viewer, grant))
+        wanted = wanted_receipts_of(asked, self._clocks.ages(), None if admin else self._own(viewer, grant))
         rows = self._spool.journal.rows
         return documents.receipts_document(
             await self._read(lambda store, stop: receipts(store, rows, wanted, asked.limit, stop=stop))
@@ -173,12 +175,7 @@ class QueueControl:
             configured = self._config.destinations.get(name)
             agent = source.agent or (configured.agent_id if configured else None) or ""
             known = viewer.uid >= 0  # several whom the kernel doesn't name are not one user
-            return (
-                known
-                and source.uid == viewer.uid
-                and grant.allows_destination(name)
-                and (grant.allows_agent(agent) or grant.allows_agent(source.agent))
-            )
+            return known and source.uid == viewer.uid and grant.allows_destination(name) and grant.allows_agent(agent)
 
         return own
 
@@ -221,10 +218,19 @@ class QueueControl:
         return documents.dropped_document(destination, dropped)
 
 
-def _wanted(asked: Asked, ages: Ages, mine: Callable[[str, Source], bool] | None) -> Wanted:
+def disk_figures(ledger: Ledger) -> dict[str, int]:
+    """What the spool takes on disk, and what is free there."""
+    return {
+        "database_bytes": sum(path.stat().st_size for path in ledger.folder.spool.glob("cache.db*")),
+        "disk_free_bytes": ledger.folder.free_bytes(),
+        "dead_letters": ledger.dead_count,
+    }
+
+
+def wanted_of(asked: Asked, ages: Ages, mine: Callable[[str, Source], bool] | None) -> Wanted:
     return Wanted(ages, asked.destination, asked.run, asked.agent, asked.kind, round(asked.older_s * _US), mine)
 
 
-def _wanted_receipts(asked: Asked, ages: Ages, mine: Callable[[str, Source], bool] | None) -> WantedReceipts:
+def wanted_receipts_of(asked: Asked, ages: Ages, mine: Callable[[str, Source], bool] | None) -> WantedReceipts:
     since_us = None if asked.since_s is None else round(asked.since_s * _US)
     return WantedReceipts(ages, asked.destination, asked.run, asked.kind, asked.agent, since_us, mine)

@@ -190,22 +190,16 @@ def destination_document(ledger: Ledger, name: str, ages: Ages, rates: Rates | N
 
 
 def stats_document(
-    ledger: Ledger, destinations: dict[str, dict[str, Any]], *, at_us: int, running: bool, max_bytes: int
+    destinations: dict[str, dict[str, Any]], *, at_us: int, running: bool, **more: int
 ) -> dict[str, Any]:
-    """All destinations, and what they come to together."""
+    """All destinations, and what they come to together; `more` are figures of the whole spool (`disk_figures`)."""
     ages = [facts["oldest_age_s"] for facts in destinations.values() if facts["oldest_age_s"] is not None]
+    sums = {name: sum(facts[name] for facts in destinations.values()) for name in ("queued", "bytes", "segments")}
     return {
         "at": time_of(at_us),
         "running": running,
         "destinations": destinations,
-        "total": {
-            **{name: sum(facts[name] for facts in destinations.values()) for name in ("queued", "bytes", "segments")},
-            "max_bytes": max_bytes,
-            "oldest_age_s": max(ages, default=None),
-            "database_bytes": sum(path.stat().st_size for path in ledger.folder.spool.glob("cache.db*")),
-            "disk_free_bytes": ledger.folder.free_bytes(),
-            "dead_letters": ledger.dead_count,
-        },
+        "total": {**sums, "oldest_age_s": max(ages, default=None), **more},
     }
 
 

@@ -19,6 +19,7 @@ FAILURES_TO_OPEN = 5  # lane failures in a row, none delivered between: then it 
 FORBIDDEN_TO_PAUSE = 3  # lanes that got 403, nothing delivered between
 REFUSALS_TO_PAUSE = 100  # promise 5
 REFUSAL_LANES = 3
+_REFUSALS_KEPT = 16  # kinds
 _PASSING_FAILURES = 3  # after so many waits in a row the destination counts as away
 
 
@@ -26,6 +27,13 @@ class Health(StrEnum):
     OK = "ok"
     WAITING = "waiting"
     PAUSED = "paused"
+
+
+class Refused(Struct, frozen=True):
+    """How often one kind of refusal came, and from which lanes (three are enough to know)."""
+
+    times: int = 0
+    lanes: frozenset[str] = frozenset()
 
 
 class Circuit(Struct):
@@ -39,9 +47,8 @@ class Circuit(Struct):
     _rest_until: float = 0.0  # the platform itself asked for rest until then
     _in_a_row: int = 0
     _forbidden: set[str] = set()
-    _refusal: str = ""
-    _refusals: int = 0
-    _refusal_lanes: set[str] = set()
+    _refusals: dict[str, Refused] = {}  # the latest kinds, since the last delivery
+    _refuses_all: bool = False
 
     def room(self, now: float, in_flight: int, max_in_flight: int) -> bool:
         """Whether one more request may go out."""
@@ -55,10 +62,10 @@ class Circuit(Struct):
             return False
         was = self.health
         self.health, self.reason, self.until = Health.OK, "", 0.0
-        self.failures = self._in_a_row = self._refusals = 0
+        self.failures = self._in_a_row = 0
         self._forbidden = set()
-        self._refusal = ""
-        self._refusal_lanes = set()
+        self._refusals = {}
+        self._refuses_all = False
         return was is not Health.OK
 
     def wait(self, now: float, share: float, reason: str, after_s: float | None) -> None:
@@ -82,6 +89,14 @@ class Circuit(Struct):
             self._rest_until = max(self._rest_until, now + until_s)
         self.until = now + (until_s if until_s is not None else self.backoff.step(self.failures + 4))
 
+    def lift(self, reason: str) -> bool:
+        """What a pause was for is gone: True if it was this that it was for, and is over."""
+        if self.health is Health.OK or self.reason != reason:
+            return False
+        self.health, self.reason, self.until, self._rest_until = Health.OK, "", 0.0, 0.0
+        self.failures = 0
+        return True
+
     def passing(self, deadline: float) -> bool:
         """Whether requests may go out before `deadline` without anybody's help: ok, or a short wait not yet repeated often."""
         if self.health is Health.OK:
@@ -103,16 +118,19 @@ class Circuit(Struct):
     def refused(self, now: float, lane: str, reason: str) -> bool:
         """A record is about to be buried for `reason`. False: that is one too many of the same, the destination pauses.
 
-        Reasons are the same if they agree up to the first colon (status and code); behind it the platform may name ids.
+        From then on until something is delivered none is buried, whatever its reason.
+
+        Reasons are the same if they agree up to the first colon (status and code); behind it the platform may name ids. Others
+        between them change nothing: a platform that refuses everything may have a code for each of its calls.
         """
         refusal = reason.partition(":")[0]
-        if refusal != self._refusal:
-            self._refusal, self._refusals, self._refusal_lanes = refusal, 0, set()
-        self._refusals += 1
-        self._refusal_lanes = (
-            {*self._refusal_lanes, lane} if len(self._refusal_lanes) < REFUSAL_LANES else self._refusal_lanes
-        )
-        if self._refusals < REFUSALS_TO_PAUSE or len(self._refusal_lanes) < REFUSAL_LANES:
+        seen = self._refusals.pop(refusal, Refused())
+        lanes = seen.lanes if len(seen.lanes) >= REFUSAL_LANES else seen.lanes | {lane}
+        self._refusals[refusal] = seen = Refused(seen.times + 1, lanes)
+        if len(self._refusals) > _REFUSALS_KEPT:
+            del self._refusals[next(iter(self._refusals))]
+        self._refuses_all = self._refuses_all or (seen.times >= REFUSALS_TO_PAUSE and len(lanes) >= REFUSAL_LANES)
+        if not self._refuses_all:
             return True
         self.pause(now, f"refuses everything: {reason}", None)
         return False

@@ -23,19 +23,20 @@ from agentd.delivery.lanes import Hold, Lane, Lanes
 from agentd.delivery.ports import Outbox
 from agentd.delivery.sealing import Sealer, Wait
 from agentd.delivery.settings import Settings
+from agentd.delivery.waits import standing
 from agentd.exchange import Attempt, Lost, Platform, Request, Response, Sending, Transport, Unencodable, told_at
 from agentd.outcomes import Cause, Delivered, Pause, Reject, Retry, Scope, Split, Unknown, Verdict
 from agentd.queued import Death, Entry, Seal, Try
+from agentd.records import RUN_ENDS
 
 log = logging.getLogger("agentd.delivery")
 
-_POISON_TRIES = 20  # promise 5: a batch that keeps failing with 5xx while others pass is cut up
-_POISON_S = 3600.0
 _ANSWER_CHARS = 2048
 # a lane that failed once or twice will go soon: to read its records from disk again would cost more (a third of the CPU in a
 # load with 10 % of 503)
 _PARK_AFTER_FAILURES = 3
 _RESERVED_S = 30.0  # how long to look away from a destination whose dead letters have no room
+_LETTERS_FULL = "the dead letters are full (dead_letters.max_bytes): replay or purge some"
 
 
 class Counts(Struct):
@@ -121,15 +122,15 @@ class Courier:
             self._outbox.unblock(lane)
         self._wake.set()
 
+    def letters_left(self) -> None:
+        """Dead letters have left their room: a pause for want of it is over."""
+        if self.circuit.lift(_LETTERS_FULL):
+            log.info("%s: the dead letters have room again", self.settings.name, extra={"action": "resumed"})
+            self._wake.set()
+
     def status(self) -> tuple[str, str | None, float | None]:
         """(state, reason, seconds until the next try) for people."""
-        circuit = self.circuit
-        if circuit.health is not Health.OK:
-            return circuit.health.value, circuit.reason, max(0.0, circuit.until - self._clock())
-        held = self.lanes.waiting()
-        if held:
-            return "ok", f"{len(held)} lanes wait: {held[0].reason}", max(0.0, held[0].at - self._clock())
-        return "ok", None, None
+        return standing(self.lanes, self.circuit, self._clock())
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -200,6 +201,8 @@ class Courier:
         )
         if plan.take:
             records = [entry for entry, _ in zip(self._outbox.peek(lane.key), range(plan.take), strict=False)]
+            if records[0].kind in RUN_ENDS and self._outbox.tell_first(lane.key):
+                return
             self._start(lane, None, records)
         elif plan.wait_us is not None:
             self.lanes.hold(lane, Hold.GATHERING, now + plan.wait_us / 1e6)
@@ -345,19 +348,14 @@ class Courier:
                 log.warning("%s: %s; waiting", self.settings.name, verdict.reason, extra={"action": "waiting"})
             self.circuit.wait(now, self._share(), verdict.reason, verdict.after_s)
             return  # the lane stays ready: the first one is the probe
-        lane.failures += 1
-        lane.first_failure = lane.first_failure if lane.failures > 1 else now
+        lane.failed(now, self.counts.records)
         self.circuit.lane_failed(now, self._share(), verdict.reason, verdict.after_s)
-        poisoned = (
-            lane.failures >= _POISON_TRIES
-            and now - lane.first_failure >= _POISON_S
-            and self.circuit.health is Health.OK
-        )
+        poisoned = lane.is_poisoned(now) and self.circuit.health is Health.OK
         if poisoned and len(entries) > 1:
             self.lanes.succeeded(lane)
             await self._split(seal, entries)
         elif poisoned:
-            reason = f"failed {lane.failures} times alone: {verdict.reason}"
+            reason = f"failed {lane.own_failures} times alone: {verdict.reason}"
             await self._bury(lane, seal, entries, _death(Cause.REJECTED, reason, lane, seal, None))
         else:
             wait_s = self.settings.backoff.wait(lane.failures, self._share(), verdict.after_s)
@@ -380,7 +378,7 @@ class Courier:
         self, cause: Cause, reason: str, lane: Lane, seal: Seal, entries: list[Entry], answer: Response | Lost
     ) -> None:
         now = self._clock()
-        if not self.circuit.refused(now, lane.key, reason):
+        if self._outbox.dead_room(_size(entries)) and not self.circuit.refused(now, lane.key, reason):
             log.error("%s: paused: %s", self.settings.name, self.circuit.reason, extra={"action": "paused"})
             return
         if cause is Cause.REJECTED and self._has_ended(entries[0]):
@@ -393,11 +391,9 @@ class Courier:
         return ref is not None and ref.ended
 
     async def _bury(self, lane: Lane, seal: Seal | None, entries: Sequence[Entry], death: Death) -> None:
-        size = sum(len(entry.body) for entry in entries)
-        if not self._outbox.dead_room(size):
-            reason = "the dead letters are full (dead_letters.max_bytes): replay or purge some"
-            self.circuit.pause(self._clock(), reason, _RESERVED_S)
-            log.error("%s: paused: %s", self.settings.name, reason, extra={"action": "paused"})
+        if not self._outbox.dead_room(_size(entries)):
+            self.circuit.pause(self._clock(), _LETTERS_FULL, _RESERVED_S)
+            log.error("%s: paused: %s", self.settings.name, _LETTERS_FULL, extra={"action": "paused"})
             return
         log.warning(
             "%s: %d records of %s are dead: %s", self.settings.name, len(entries), lane.key, death.reason,
@@ -441,6 +437,10 @@ class Courier:
         self.lanes.hold(lane, hold, self._clock() + wait_s, reason)
         if hold is not Hold.BACKOFF or lane.failures >= _PARK_AFTER_FAILURES:
             self._outbox.block(lane.key)
+
+
+def _size(entries: Sequence[Entry]) -> int:
+    return sum(len(entry.body) for entry in entries)
 
 
 def _death(cause: Cause, reason: str, lane: Lane, seal: Seal, answer: Response | Lost | None) -> Death:

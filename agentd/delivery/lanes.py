@@ -15,6 +15,8 @@ from msgspec import Struct
 from agentd.queued import Try
 
 TRIES_KEPT = 16
+POISON_TRIES = 20
+POISON_S = 3600.0
 
 
 class Hold(StrEnum):
@@ -36,8 +38,22 @@ class Lane(Struct):
     at: float = 0.0
     reason: str = ""
     failures: int = 0
-    first_failure: float = 0.0
+    own_failures: int = 0  # those between which other lanes got something through: they are this one's, not the destination's
+    first_failure: float = 0.0  # of these
+    deliveries: int = 0  # of all lanes, at the last failure
     history: list[Try] = []  # what came to nothing since the last delivery, at most TRIES_KEPT, the oldest first
+
+    def failed(self, now: float, deliveries: int) -> None:
+        """Its batch failed; `deliveries` is how many the destination took of all lanes by now."""
+        self.failures += 1
+        if not self.own_failures or deliveries != self.deliveries:
+            self.first_failure = self.first_failure if self.own_failures else now
+            self.own_failures += 1
+        self.deliveries = deliveries
+
+    def is_poisoned(self, now: float) -> bool:
+        """Whether its batch keeps failing while others pass (promise 5)."""
+        return self.own_failures >= POISON_TRIES and now - self.first_failure >= POISON_S
 
     def note_try(self, tried: Try) -> None:
         """Remember a try that came to nothing; the first ones go first, since the last ones say how it stands."""
@@ -125,11 +141,11 @@ class Lanes:
 
     def succeeded(self, lane: Lane) -> None:
         """Failures are forgotten."""
-        lane.failures = 0
+        lane.failures = lane.own_failures = 0
         lane.reason = ""
 
     def forgive(self) -> None:
-        """The destination is back: failures of the time before it say nothing of a lane."""
+        """The destination is back: what failed with everything else is tried again at once; what failed alone has done so."""
         for lane in self._lanes.values():
             lane.failures = 0
 

@@ -74,6 +74,10 @@ class Outbox(Lookup, Protocol):
 
     def split(self, seal: Seal, parts: Sequence[Seal]) -> asyncio.Future[None]: ...
 
+    def tell_first(self, lane: str) -> bool:
+        """A run's end is at the head of its lane, unsealed: whether something has to go before it. The lane is then touched later."""
+        ...
+
     def dead_room(self, size: int) -> bool:
         """Whether the dead letters have room for `size` more bytes."""
         ...

@@ -53,9 +53,7 @@ class Planted(Unencodable):
 class Sealer:
     """Makes batches for one destination; it has no state of its own."""
 
-    def __init__(
-        self, settings: Settings, platform: Platform, outbox: Lookup, age_us: Callable[[int], int]
-    ) -> None:
+    def __init__(self, settings: Settings, platform: Platform, outbox: Lookup, age_us: Callable[[int], int]) -> None:
         """`age_us` says how long ago a record was admitted."""
         self.settings = settings
         self.platform = platform

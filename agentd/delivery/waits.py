@@ -60,6 +60,16 @@ def waits(lane: Lane | None, circuit: Circuit, now: float) -> Waits:
     return Waits(Why.TURN, lane.reason, None, lane.failures)
 
 
+def standing(lanes: Lanes, circuit: Circuit, now: float) -> tuple[str, str | None, float | None]:
+    """(state, reason, seconds until the next try) of a destination."""
+    if circuit.health is not Health.OK:
+        return circuit.health.value, circuit.reason, max(0.0, circuit.until - now)
+    held = lanes.waiting()
+    if held:
+        return "ok", f"{len(held)} lanes wait: {held[0].reason}", max(0.0, held[0].at - now)
+    return "ok", None, None
+
+
 def tally(lanes: Lanes) -> dict[str, int]:
     """How many of the lanes that are known wait for what, but for what keeps all of them back."""
     return dict(Counter(_why(lane).value for lane in lanes))

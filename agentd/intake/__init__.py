@@ -165,10 +165,6 @@ class Control(Protocol):
         """What of a run is where, None where nothing is known of it; the platform's ids for its owner and admins alone."""
         ...
 
-    async def dead_letters(
-        self, *, limit: int, destination: str | None, run: str | None, cause: str | None, viewer: Peer, admin: bool
-    ) -> list[dict[str, Any]]: ...
-
     def is_admin(self, peer: Peer) -> bool:
         """The daemon's own uid, root, and `security.admin_uids`."""
         ...

@@ -25,12 +25,25 @@ from agentd.intake import Grant, Peer
 from agentd.intake.dedupe import Part, Seen, Window, digest
 from agentd.intake.evidence import Sender, allowed_by, refused_record
 from agentd.intake.order import Place, Turns
-from agentd.intake.orphans import Process
+from agentd.intake.orphans import ORIGIN, Process
 from agentd.intake.routing import Route, Table
 from agentd.intake.whose import Owners, Refusal, Whose
 from agentd.outcomes import Cause
 from agentd.queued import Entry, Ref, Refused, Source
-from agentd.records import INTRODUCES, TIME_FIELDS, LossClass, Record, kind_of, lane_of, loss_class, order_key
+from agentd.records import (
+    INTRODUCES,
+    RUN_ENDS,
+    TIME_FIELDS,
+    LossClass,
+    Record,
+    RunCancel,
+    RunComplete,
+    RunFail,
+    kind_of,
+    lane_of,
+    loss_class,
+    order_key,
+)
 from agentd.wire import Rejected, decode_record, deeper_than, encode
 
 FULL = "spool full"
@@ -45,6 +58,16 @@ class Shelf(Owners, Protocol):
     def quota(self, destination: str) -> int: ...
     def number(self, destination: str) -> int: ...
     def introduce(self, ref: Ref) -> Ref: ...
+
+
+class Notices(Protocol):
+    """What runs have to be told before they end: records of agentd's own, stored right before the end and with it."""
+
+    def size_before_end(self, destination: str, lane: str) -> int:
+        """How many bytes that takes, 0 for nothing."""
+        ...
+
+    def before_end(self, destination: str, lane: str) -> Entry | None: ...
 
 
 class Limits(Struct, frozen=True):
@@ -114,8 +137,10 @@ class Admission:
         trusted_uids: Iterable[int],
         *,
         grants: Callable[[Peer], Grant] = _everything,
+        notices: Notices | None = None,
     ) -> None:
         """`trusted_uids` may use every user's references, on the Unix socket; `grants` says what a peer may do."""
+        self._notices = notices
         self._shelf = shelf
         self._window = window
         self._limits = limits
@@ -174,7 +199,8 @@ class Admission:
 
     def turn_back(self, outcome: Admitted) -> None:
         """The disk had no room for it: what may not be shed comes again, and before what is younger."""
-        kept = [(name, e.body) for name, copies in outcome.copies.items() for e in copies if e.loss is LossClass.KEEP]
+        copies = [(name, entry) for name, entries in outcome.copies.items() for entry in entries]
+        kept = [(name, e.body) for name, e in copies if e.loss is LossClass.KEEP and e.source.origin != ORIGIN]
         taken = [(name, decode_record(body), body) for name, body in kept]
         outcome.turns.turn_back((name, order_key(one), digest(content_of(one, body))) for name, one, body in taken)
 
@@ -233,7 +259,7 @@ class Admission:
         full: list[str] = []
         for route in routes:
             name = route.name
-            total = sizes.get(name, 0) + size
+            total = sizes.get(name, 0) + size + self._size_before(record, name)
             if not in_order and turns.is_behind(name, key, loss, content):
                 full.append(name)
             elif shelf.room_for(name, total, loss):
@@ -245,6 +271,12 @@ class Admission:
                 turns.turn_away(name, order_key(record), loss, content or digest(content_of(record, body)))
                 full.append(name)
         return taking, full
+
+    def _size_before(self, record: Record, destination: str) -> int:
+        """How much goes before it."""
+        if self._notices is None or not isinstance(record, RunComplete | RunFail | RunCancel):
+            return 0
+        return self._notices.size_before_end(destination, "run:" + record.run_id)
 
     def _check_form(self, record: Record, body: bytes) -> None:
         limit = self._limits.max_record_bytes
@@ -278,12 +310,16 @@ class Admission:
             outcome.parts.append(self._window.add_part(peer.uid, record_id, content, names))
 
     def _place(self, record: Record, entry: Entry, route: Route, outcome: Admitted) -> None:
-        entry.number = self._shelf.number(route.name)
         agent = entry.source.agent or route.default_agent
         entry.lane = lane_of(
             record, agent, route.ordering, text_of(entry.record_id) if route.ordering == "none" else ""
         )
-        outcome.copies.setdefault(route.name, []).append(entry)
+        copies = outcome.copies.setdefault(route.name, [])
+        if self._notices is not None and entry.kind in RUN_ENDS:
+            notice = self._notices.before_end(route.name, entry.lane)
+            copies += [notice] if notice is not None else []
+        entry.number = self._shelf.number(route.name)
+        copies.append(entry)
         if entry.kind not in route.introduces:
             return
         kind, name = INTRODUCES[entry.kind]

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from agentd.config import Config
 from agentd.errors import RecordError, SpoolFull, UsageError, WireError
-from agentd.intake import Control, Grant, Sink
+from agentd.intake import Control, Sink
 from agentd.intake.access import Access
 from agentd.intake.answers import Problem, error_answer, json_answer
 from agentd.intake.connection import Fault
@@ -30,7 +30,6 @@ from agentd.wire import Ack, Dialect, Hello, Message, decode_message
 
 _log = logging.getLogger("agentd.intake.http")
 _MAX_FLUSH_S = 3600.0
-_MAX_DEAD_LETTERS = 1000  # of one answer
 _NDJSON = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
 _CODES = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "too_large", 417: "expectation_failed"}
 _FULL = str(SpoolFull())
@@ -52,7 +51,6 @@ def build_app(sink: Sink, control: Control, config: Config, access: Access | Non
     app.router.add_post("/v1/flush", routes.flush)
     app.router.add_get("/v1/status", routes.status)
     app.router.add_get("/v1/runs/{run_id}", routes.run)
-    app.router.add_get("/v1/dead-letters", routes.dead_letters)
     app.router.add_get("/healthz", routes.healthz)
     app.router.add_get("/readyz", routes.readyz)
     app.router.add_get("/metrics", routes.metrics)
@@ -223,29 +221,6 @@ class _Routes:
         if found is None:
             raise Problem(404, "not_found", f"nothing is known of a run {run_id[:256]!r}")
         return json_answer(found)
-
-    async def dead_letters(self, request: web.Request) -> web.Response:
-        peer = peer_of_request(request)
-        limit = request.query.get("limit", "100")
-        if not limit.isdecimal() or not 1 <= int(limit[:9]) <= _MAX_DEAD_LETTERS:
-            raise Problem(400, "bad_request", f"limit: expected 1 to {_MAX_DEAD_LETTERS}, got {limit[:64]!r}")
-        found = await self._control.dead_letters(
-            limit=int(limit),
-            destination=request.query.get("destination") or None,
-            run=request.query.get("run") or None,
-            cause=request.query.get("cause") or None,
-            viewer=peer,
-            admin=self._control.is_admin(peer),
-        )
-        grant = grant_of(request)
-        return json_answer(found if grant == Grant() else [_within(grant, letter) for letter in found])
-
-
-def _within(grant: Grant, letter: dict[str, Any]) -> dict[str, Any]:
-    """A dead letter for who may speak for certain agents only: without the contents if it is another agent's."""
-    if grant.allows_agent(letter["agent"]) and grant.allows_destination(letter["destination"]):
-        return letter
-    return {name: value for name, value in letter.items() if name not in {"record", "answer"}}
 
 
 def _health(word: str, reason: str | None) -> web.Response:

@@ -14,7 +14,6 @@ import msgspec
 from msgspec import Struct, field
 
 from agentd.errors import NewerFormat, SpoolDamaged
-from agentd.gating import Word
 from agentd.identity import text_of
 from agentd.outcomes import State
 from agentd.queued import GATE_LANE, INTRODUCED, Ref
@@ -22,17 +21,15 @@ from agentd.records import EVIDENCE
 from agentd.spool import gaterows, letters
 from agentd.spool.audit_journal import AT_ONCE, JournalCheck, Matching, Span, against_books
 from agentd.spool.audit_queue import Introducers, SealCheck, Segments
-from agentd.spool.books import ADMITTED
+from agentd.spool.books import ADMITTED, Line
 from agentd.spool.checked import unpack
 from agentd.spool.findings import Finding, Findings, Severity
-from agentd.spool.gaterows import Step
 from agentd.spool.letters import Brief
 from agentd.spool.readonly import ReadOnlyStore
-from agentd.spool.store import key_of, row_of
+from agentd.spool.store import Rows, key_of, row_of
 from agentd.spool.tables import Meta, Table, decode_meta
 
 ENDS = (State.DELIVERED, State.QUEUED, State.DEAD, State.PURGED, State.SHED, State.QUARANTINED)
-_DELIVERED_CAUSES = 0
 
 
 class Count(Struct):
@@ -69,13 +66,13 @@ class Audit(Struct):
         return not any(finding.severity is Severity.ERROR for finding in self.findings)
 
 
-def audit(store: ReadOnlyStore, tell: Callable[[str], None] = lambda _text: None) -> Audit:
+def audit(store: Rows, tell: Callable[[str], None] = lambda _text: None) -> Audit:
     """Audit a spool. `tell` hears how far it is. Raises NewerFormat; whatever else is wrong is a finding."""
     return _Auditor(store, tell).run()
 
 
 class _Auditor:
-    def __init__(self, store: ReadOnlyStore, tell: Callable[[str], None]) -> None:
+    def __init__(self, store: Rows, tell: Callable[[str], None]) -> None:
         self._store = store
         self._tell = tell
         self._findings = Findings()
@@ -84,7 +81,7 @@ class _Auditor:
 
     def run(self) -> Audit:
         result = Audit()
-        for what in self._store.check():
+        for what in self._store.check() if isinstance(self._store, ReadOnlyStore) else ():
             self._findings.error("database", "the database", what)
         try:
             self._run(result)
@@ -133,15 +130,8 @@ class _Auditor:
         segments.strays()
         seals = SealCheck(self._store, self._meta, self._findings)
         introducers = Introducers(self._introduced(), self._findings)
-        allowed = check.tallies.taken_out.copy()
-        queued = 0
-        for line in self._meta.books:
-            if line.kind in EVIDENCE and line.state == State.QUARANTINED:
-                allowed[line.destination] = max(allowed[line.destination], 0) + line.records
-            if line.kind in EVIDENCE and line.state == ADMITTED:
-                queued += line.records
-        matching = Matching(check, allowed, self._findings)
-        parts = 1 + queued // AT_ONCE
+        matching = Matching(check, self._left_without_a_word(check), self._findings)
+        parts = 1 + sum(line.records for line in self._meta.books if _waits(line)) // AT_ONCE
         for part in range(parts):
             self._tell("the queues are read" + (f" ({part + 1} of {parts})" if parts > 1 else ""))
             matching.begin(part, parts)
@@ -155,6 +145,14 @@ class _Auditor:
         matching.finish()
         seals.finish()
         introducers.finish()
+
+    def _left_without_a_word(self, check: JournalCheck) -> Counter[str]:
+        """How much evidence has left each queue with a segment: dropped, or set aside as damaged."""
+        booked: Counter[str] = Counter()
+        for line in self._meta.books:
+            if line.kind in EVIDENCE and line.state == State.QUARANTINED:
+                booked[line.destination] += line.records
+        return check.tallies.dropped + (booked | check.tallies.quarantined)  # the greater one of the two
 
     def _introduced(self) -> dict[tuple[str, int], str]:
         """References that wait for a record; a gate looks after its own."""
@@ -199,7 +197,7 @@ class _Auditor:
 
     def _gates(self, check: JournalCheck) -> int:
         """Every gate can be read, and one that the journal has as open is on record."""
-        ids: set[bytes] = set()
+        ids: set[str] = set()
         rows = 0
         for key, tag, _ in self._store.tags(Table.GATE):
             rows += 1
@@ -212,12 +210,11 @@ class _Auditor:
                 continue
             if gaterows.brief_of(gate) != brief:
                 self._findings.error("gates", where, f"its tag says otherwise than the gate itself, {brief.gate_id}")
-            gate_id = gaterows.id_of(brief.gate_id)
-            if gate_id in ids:
+            if brief.gate_id in ids:
                 self._findings.error("gates", where, f"gate {brief.gate_id} has a second row")
-            ids.add(gate_id)
+            ids.add(brief.gate_id)
         for gate_id, number in check.open_gates.items():
-            if gate_id not in ids:
+            if text_of(gate_id) not in ids:
                 self._findings.error(
                     "gates", f"gate {text_of(gate_id)}", f"was asked (journal entry {number}), and is on record no more"
                 )
@@ -275,6 +272,11 @@ class _Auditor:
                 "books", f"books of {count.destination or 'intake'}: {count.kind}",
                 f"{count.admitted} admitted, but {parts} = {count.accounted}",
             )  # fmt: skip
+
+
+def _waits(line: Line) -> bool:
+    """Whether it may count evidence that is queued."""
+    return line.kind in EVIDENCE and line.state == ADMITTED
 
 
 def _differ(one: Brief, other: Brief) -> bool:

@@ -16,8 +16,8 @@ from agentd.identity import text_of
 from agentd.outcomes import Cause, State
 from agentd.queued import Entry
 from agentd.records import EVIDENCE
+from agentd.spool.booking import REPLAYED
 from agentd.spool.books import ADMITTED
-from agentd.spool.committer import REPLAYED
 from agentd.spool.findings import Findings
 from agentd.spool.journal import Note, Row, decode_row
 from agentd.spool.store import Rows, row_of
@@ -35,7 +35,7 @@ class Span(Struct):
 
     rows: int = 0
     entries: int = 0
-    bytes: int = 0
+    size: int = 0
     first: int = 0  # the oldest entry's number
     last: int = 0
     since_us: int = 0
@@ -53,7 +53,8 @@ class Tallies(Struct):
     """What the entries count up to, by (destination, kind): of evidence all of it, of other kinds what was lost."""
 
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # destination, kind, state or `admitted`
-    taken_out: Counter[str] = field(default_factory=Counter)  # by destination: evidence dropped by segments
+    dropped: Counter[str] = field(default_factory=Counter)  # by destination: evidence that went with its segment
+    quarantined: Counter[str] = field(default_factory=Counter)
 
     def add(self, note: Note) -> None:
         if note.kind.startswith(_GATE):
@@ -65,8 +66,11 @@ class Tallies(Struct):
             self.counts[(*place, ADMITTED)] -= note.state is State.PURGED
         else:
             self.counts[(*place, note.state.value)] += note.count
-        if not note.record_id and note.kind in EVIDENCE and note.state in (State.PURGED, State.QUARANTINED):
-            self.taken_out[note.destination] += note.count
+        if not note.record_id and note.kind in EVIDENCE:
+            if note.state is State.QUARANTINED:
+                self.quarantined[note.destination] += note.count
+            else:
+                self.dropped[note.destination] += note.count
 
 
 class JournalCheck:
@@ -89,7 +93,7 @@ class JournalCheck:
         for key, value in self._store.rows(Table.JOURNAL):
             number = row_of(key)
             self.span.rows += 1
-            self.span.bytes += len(value)
+            self.span.size += len(value)
             try:
                 row = decode_row(value)
             except SpoolDamaged as error:
@@ -247,7 +251,7 @@ class Matching:
         wanted = {*self._shown, *self._unknown}
         words = self._check.last_words(wanted) if wanted else {}
         for name, count in self._gone.items():
-            if count > self._allowed[name]:
+            if count > self._allowed[name] and self._check.span.is_whole:
                 for place in [place for place in self._shown if place[0] == name]:
                     self._missing(words[place])
                 if count > _SHOWN:
@@ -266,11 +270,15 @@ class Matching:
         where = f"{entry.kind} {text_of(entry.record_id)}"
         span = self._check.span
         if note is not None:
-            what = f"is in the queue of {name} (record {entry.number}), but is {note.state} (journal entry {note.number})"
+            what = (
+                f"is in the queue of {name} (record {entry.number}), but is {note.state} (journal entry {note.number})"
+            )
             self._findings.error("ended", where, what)
         elif span.is_complete and not span.unnumbered:
             self._findings.error(
-                "unknown", where, f"is in the queue of {name} (record {entry.number}), and the journal has no entry of it"
+                "unknown",
+                where,
+                f"is in the queue of {name} (record {entry.number}), and the journal has no entry of it",
             )
 
 

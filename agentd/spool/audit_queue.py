@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 from msgspec import Struct
 
@@ -122,7 +123,7 @@ class _Checks:
             self._findings.error(
                 "segments", where, f"is not below the number of the next one ({self._meta.next_segment})"
             )
-        if any(before >= after for before, after in zip(numbers, numbers[1:], strict=False)):
+        if any(before >= after for before, after in pairwise(numbers)):
             self._findings.error("numbers", where, "its records' numbers do not rise")
         following = self._meta.next_number.get(name, 1)
         if max(numbers) >= following:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agentd.outcomes import Cause, State
+from agentd.outcomes import State
 from agentd.queued import Entry
 from agentd.records import EVIDENCE
 from agentd.spool.books import Books
@@ -22,6 +22,7 @@ REPLAYED = "replayed"  # in the journal: why a dead record waits again
 
 def book(ledger: Ledger, append: Append, now: int) -> None:
     """It goes with the commit that is being gathered."""
+    before = len(ledger.journal.pending)
     for name, entries in append.copies.items() if append.admits else ():
         _book_new(ledger, name, entries, now)
     if append.returned:
@@ -30,6 +31,7 @@ def book(ledger: Ledger, append: Append, now: int) -> None:
         ledger.refs.changed[ref.row] = ref
     for noted in append.notes:
         ledger.journal.note(noted.entry, noted.state, noted.destination, now, **noted.facts)
+    append.noted = ledger.journal.pending[before:]
 
 
 def _book_new(ledger: Ledger, name: str, entries: Sequence[Entry], now: int) -> None:
@@ -59,18 +61,11 @@ def unbook(append: Append, books: Books) -> None:
         books.end(back.brief.destination, back.brief.kind, State.DEAD, back.brief.cause)
 
 
-def undo(ledger: Ledger, append: Append, pending: Pending, now: int) -> None:
-    """Its commit found no room: nothing of it is kept, and `pending` is tried again without it."""
+def undo(ledger: Ledger, append: Append, pending: Pending) -> None:
+    """Its commit found no room: nothing of it is kept, and `pending` is tried again without it (`gathering.retake_journal`)."""
     unbook(append, ledger.books)
     for back in append.returned:
         ledger.add_letter(back.brief, back.size)
-    back_to = State.DEAD if append.returned else State.PURGED
-    for name, entries in append.copies.items():
-        for entry in entries:  # the journal may have it already: say that it was taken back
-            if append.returned or entry.kind in EVIDENCE:
-                ledger.journal.note(entry, back_to, name, now, cause=str(Cause.SPOOL_FULL))
-    for noted in append.notes:
-        ledger.journal.note(noted.entry, State.PURGED, noted.destination, now, cause=str(Cause.SPOOL_FULL))
     for ref in append.introduced:  # a reference without its introducer would be waited for without end
         before = ledger.refs.withdraw(ref)
         if before is None:

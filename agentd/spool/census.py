@@ -287,7 +287,7 @@ def _count(part: _Part, lanes: dict[str, LaneCount], found: Census) -> None:
             known = lanes[name] = LaneCount(
                 columns.destination, name, part.place(earliest[lane]), part.place(first[lane])
             )
-        elif admitted[earliest[lane]] < known.oldest.admitted_us:
+        elif (admitted[earliest[lane]], numbers[earliest[lane]]) < known.oldest[:2]:
             known.oldest = part.place(earliest[lane])
         if numbers[first[lane]] < known.head.number:
             known.head = part.place(first[lane])

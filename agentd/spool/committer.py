@@ -20,7 +20,7 @@ from agentd.spool.booking import book, unbook, undo
 from agentd.spool.books import Books
 from agentd.spool.directory import Segment
 from agentd.spool.folder import Folder
-from agentd.spool.gathering import gather_journal, gather_losses, gather_refs, told_by, untell
+from agentd.spool.gathering import gather_journal, gather_losses, gather_refs, retake_journal, told_by, untell
 from agentd.spool.ledger import Ledger
 from agentd.spool.lost import Gap, join
 from agentd.spool.queue import Ended
@@ -70,6 +70,7 @@ class Committer:
         self._errand: Callable[[], Awaitable[None]] | None = None
         self._dirty = asyncio.Event()
         self._closing = False
+        self._given_up = False
         self._failures = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -189,9 +190,12 @@ class Committer:
                 return True
         return False
 
-    def free_inside(self) -> int:
-        """What the store can still take on a full disk, beside the reserve: free room within it, and that of what is shed."""
-        under_way = sum(self._append_bytes.values())
+    def free_inside(self, cost: int) -> int:
+        """What the store can still take on a full disk, beside the reserve: free room within it, and that of what is shed.
+
+        `cost`: what a byte that is on its way takes.
+        """
+        under_way = cost * sum(self._append_bytes.values())
         coming = self._pending.frees + self._under_way.frees
         return self._ledger.free_inside + coming - under_way - RESERVED_BYTES
 
@@ -248,6 +252,8 @@ class Committer:
             self._dirty.clear()
             if self._has_work():
                 await self._commit()
+            if self._given_up:  # a later commit would go on from books and journal that are not on disk
+                return
             if self._errand is not None and not self._closing:
                 await self._run_errand(self._errand)
                 self._errand = None
@@ -294,11 +300,13 @@ class Committer:
             await self._storage.run(_claim_reserve, self._ledger.folder)
             if not (pending.puts or pending.deletes or pending.waiters or pending.appends):
                 self._under_way = Pending()
+                self.measure()
                 return
             if self._closing and self._failures > _FAILURES_BEFORE_STUCK:
                 log.error(
                     "giving up the last commit: what it settled will be repeated", extra={"action": "commit_abandoned"}
                 )
+                self._given_up = True
                 return
             await asyncio.sleep(self._retry_s if self._failures > 1 else 0)
 
@@ -365,7 +373,7 @@ class Committer:
         for name, made in written.segments.items():
             self._pushed(name, self._ledger.queues[name].push(made, written.entries[name]))
         self._learn_losses(pending, written)
-        if pending.deletes:
+        if pending.deletes or pending.measures:
             self._room()
 
     # -- no room -----------------------------------------------------------------------------------------------------
@@ -386,8 +394,9 @@ class Committer:
         for append in pending.appends:
             if not append.moved:
                 unbook(append, books)
-                undo(ledger, append, pending, ledger.now_us())
+                undo(ledger, append, pending)
                 self._answer(append)
+        retake_journal(ledger, pending, [append for append in pending.appends if not append.moved])
         ledger.meta.books = books.snapshot()
         pending.appends = kept
         untell(ledger, pending)

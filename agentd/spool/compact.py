@@ -24,6 +24,7 @@ from agentd.spool import segments
 from agentd.spool.committer import Committer
 from agentd.spool.directory import Segment, decode_bitmap
 from agentd.spool.ledger import Ledger
+from agentd.spool.lost import tally_entries
 from agentd.spool.queue import Moved, Queue
 from agentd.spool.storage import Storage
 from agentd.spool.store import DiskFull, Put, Rows, key_of
@@ -180,6 +181,7 @@ class Compactor:
 
     def _take_over(self, queue: Queue, old: Sequence[Segment], result: Rewritten) -> None:
         """The new rows are on disk. What ended in memory meanwhile has ended in them, too."""
+        self._count_shed(queue, old, result)
         before = {segment.key: segment for segment in old}
         was = {
             new: before[place.row].gone or before[place.row].has_ended(place.place)
@@ -204,6 +206,22 @@ class Compactor:
             self._committer.delete_segment(segment.key)  # an ending that waits to be written is in the new row's bitmap
         queue.replace(old, kept, result.moves, lanes)
         log.info("%s: %d segments rewritten as %d", queue.name, len(old), len(kept), extra={"action": "rewritten"})
+
+    def _count_shed(self, queue: Queue, old: Sequence[Segment], result: Rewritten) -> None:
+        """What was shed meanwhile is in the new rows alone: whose it was is counted there."""
+        taken = {segment.key for segment in old if self._committer.take_shed(segment.key) is not None}
+        if not taken:
+            return
+        shed = {segment.key: segment for segment in old if segment.key in taken}
+        places = {new: place for place, new in result.moves.items()}
+        for segment, entries in result.made:
+            was = [places[Moved(segment.key, entry.index)] for entry in entries]
+            lost = [
+                entry
+                for entry, place in zip(entries, was, strict=True)
+                if place.row in shed and not shed[place.row].has_ended(place.place)
+            ]
+            self._committer.lose(queue.name, tally_entries(lost))
 
     def _seals(self, queue: Queue, entry: Entry) -> Sequence[Seal]:
         return self._ledger.seals.of_lane(queue.name, entry.lane)

@@ -79,6 +79,7 @@ class DeadLetters:
         self._ledger = spool.ledger
         self._busy = asyncio.Lock()
         self._listeners: list[Callable[[], None]] = []
+        self._warned = False  # that there is no room for what was refused at intake
 
     def listen(self, listener: Callable[[], None]) -> None:
         """`listener` hears whenever letters have left their room."""
@@ -96,6 +97,10 @@ class DeadLetters:
     async def page(self, wanted: Wanted, limit: int, after: int | None = None) -> list[tuple[int, Letter]]:
         """See `page`."""
         return await self._spool.run_in_thread(page, wanted, limit, after)
+
+    async def carried(self, letter: Letter) -> int:
+        """How many are dead because it is."""
+        return await self._spool.run_in_thread(carried, letter)
 
     # -- replay ------------------------------------------------------------------------------------------------------
 
@@ -288,7 +293,14 @@ class DeadLetters:
         letter.allowed = refused.allowed
         value, tag = letters.encode(letter)
         room = self._spool.limits.dead_bytes // _INVALID_SHARE
-        if ledger.disk_full or ledger.invalid_bytes + len(value) > room or not self._spool.dead_room(len(value)):
+        full = ledger.disk_full or ledger.invalid_bytes + len(value) > room or not self._spool.dead_room(len(value))
+        if full and not self._warned:
+            log.warning(
+                "no room for what is refused as invalid: from now on it is counted and not kept; replay or purge some",
+                extra={"action": "invalid_full"},
+            )
+        self._warned = full
+        if full:
             return False
         self._spool.books.admit("", refused.kind)
         self._spool.books.end("", refused.kind, State.DEAD, Cause.INVALID)
@@ -360,6 +372,16 @@ def page(store: Rows, wanted: Wanted, limit: int, after: int | None = None) -> l
         letters_ += [(row_of(one.key), letter) for _, letter in read(store, [one]) if letter is not None]
         size += one.size
     return letters_
+
+
+def carried(store: Rows, letter: Letter) -> int:
+    """How many are dead because this one is: those that wait for what it introduces."""
+    place = INTRODUCES.get(letter.kind)
+    local_id = None if place is None else _field(letter.body, place[1])
+    if place is None or local_id is None or not letter.destination:
+        return 0
+    lane = (letter.destination, f"{place[0]}:{local_id}")
+    return sum(1 for _ in _scan(store, Wanted(cause=Cause.INTRODUCER_DEAD, lanes=frozenset([lane]))))
 
 
 def _first(found: Iterable[Found], limit: int) -> Iterator[Found]:

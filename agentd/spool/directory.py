@@ -168,6 +168,10 @@ class Index:
         """Those that were scanned, oldest first."""
         return (segment for segment in itertools.islice(self._order, self._scan) if not segment.gone)
 
+    def unscanned(self) -> Iterator[Segment]:
+        """The others, oldest first."""
+        return (segment for segment in itertools.islice(self._order, self._scan, None) if not segment.gone)
+
     def pass_cold(self) -> None:
         """The first cold one is scanned now."""
         if self.cold is not None:

@@ -11,17 +11,22 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from msgspec import Struct, field
 
-from agentd.errors import SpoolDamaged
+from agentd.ageing import Clocks
+from agentd.errors import SpoolDamaged, StateError
 from agentd.outcomes import Cause, State
 from agentd.queued import Entry, Seal
 from agentd.records import EVIDENCE, INTRODUCES
 from agentd.spool.directory import Segment
+from agentd.spool.journal import Journal
+from agentd.spool.ledger import Limits
 from agentd.spool.loader import read_segment
 from agentd.spool.mending import bury_introducers
+from agentd.spool.recovery import Sync, open_spool
 from agentd.spool.segments import lane_hash
 from agentd.spool.spool import Spool
 from agentd.spool.store import Rows
@@ -30,6 +35,7 @@ log = logging.getLogger("agentd.spool")
 
 _STEP_BYTES = 2 * 2**20  # of segments that have to be read, in one commit: about 20 ms of the event loop's time
 _LAST_BYTES = 16 * 2**20  # of those that belong together with the seals
+_UNBOUNDED = 2**62
 _WHOLE = 256  # segments in one commit that need no reading
 
 
@@ -183,3 +189,20 @@ def _read(store: Rows, keys: Sequence[int]) -> dict[int, list[Entry]]:
         with contextlib.suppress(SpoolDamaged):
             found[key] = read_segment(store, key)
     return found
+
+
+async def drop_at_rest(directory: Path, name: str, who: Deletion, *, sync: Sync, journal: Journal) -> Dropped:
+    """The same for a daemon that does not run, under its lock. Nothing is said of what the queue belongs to: it stays what it was.
+
+    Raises StateError, also where there is no such queue; AlreadyRunning.
+    """
+    now_us = Clocks().now_us
+    limits = Limits({}, _UNBOUNDED, _UNBOUNDED, 1, _UNBOUNDED, _UNBOUNDED)  # reads nothing that it does not have to
+    spool = await open_spool(directory, sync=sync, limits=limits, identities={}, journal=journal, now_us=now_us)
+    try:
+        _ = spool.start()  # `close` waits for it
+        if name not in spool.queues:
+            raise StateError(f"there is no queue {name!r} in {directory}; there are {', '.join(sorted(spool.queues))}")
+        return await drop(spool, name, who)
+    finally:
+        await spool.close()

@@ -27,6 +27,7 @@ from agentd.errors import AlreadyRunning, StateError
 
 # 1 MiB is enough on tmpfs, not on ext4 with a 4 MiB write-ahead log: measured, 16 MiB always was.
 BALLAST_BYTES = 16 * 2**20
+_UNMENDED = "unmended"  # a file in a store that was made anew
 FLOOR_BYTES = 32 * 2**20  # free space below which nothing is admitted: ballast and a commit must fit behind it
 
 
@@ -102,33 +103,42 @@ class Folder:
             shutil.rmtree(self.salvage)
         return self.salvage
 
-    def swap(self, stamp: str) -> Path | None:
-        """The store in salvage/ is complete: the damaged one goes to the quarantine, the new one takes its place.
+    def swap(self, place: Path) -> None:
+        """The store in salvage/ is complete: the damaged one goes to `place` in the quarantine, the new one takes its own.
 
         Each step is one rename, so that a kill at any moment leaves either the old store and nothing of the new one that counts,
-        or what `finish_swap` goes on with. Returns where the old one is now.
+        or what `finish_swap` goes on with.
         """
+        (self.salvage / _UNMENDED).touch(mode=0o600)
         sync_names(self.salvage)
         self.salvage.rename(self.path / "salvaged")
         sync_names(self.path)
-        return self.finish_swap(stamp)
+        self._swap(place)
 
     def finish_swap(self, stamp: str) -> Path | None:
-        """Go on with a swap that was begun; nothing where none was."""
-        salvaged, place = self.path / "salvaged", None
-        if salvaged.exists():
-            if self.spool.exists():
-                place = self.set_spool_aside(stamp)
-            salvaged.rename(self.spool)
-            sync_names(self.path)
+        """Go on with what a start that was killed has begun. Returns where the damaged store is now if it was moved."""
+        self.begin_salvage()
+        if not (self.path / "salvaged").exists():
+            return None
+        place = self.quarantine(stamp) if self.spool.exists() else None
+        self._swap(place)
         return place
 
-    def set_spool_aside(self, stamp: str) -> Path:
-        """Move the whole store away. Returns where it is now."""
-        place = self.quarantine(stamp)
-        self.spool.rename(place / "spool")
-        sync_names(place)
-        return place
+    def _swap(self, place: Path | None) -> None:
+        if place is not None:
+            self.spool.rename(place / "spool")
+            sync_names(place)
+        (self.path / "salvaged").rename(self.spool)
+        sync_names(self.path)
+
+    @property
+    def is_unmended(self) -> bool:
+        """Whether the store was made anew, and what damage leaves behind in it may not have been put right yet."""
+        return (self.spool / _UNMENDED).exists()
+
+    def mended(self) -> None:
+        """It has been, and that is on disk."""
+        (self.spool / _UNMENDED).unlink(missing_ok=True)
 
     def release_ballast(self) -> bool:
         """Give the reserved room back to the file system; False if it was given already."""
@@ -173,7 +183,7 @@ class Folder:
         """Nothing of what is used here may be a link or another's, and nobody else may read it."""
         for name in ("lock", "ballast"):
             _check_own(self.path / name, stat.S_ISREG, "file", tightens=True)
-        for name in ("quarantine", "salvage", "salvaged"):
+        for name in ("quarantine", "salvage"):
             _check_own(self.path / name, stat.S_ISDIR, "folder", tightens=True)
         for folder in (self.spool, self.path / "salvaged"):
             _check_own(folder, stat.S_ISDIR, "folder")

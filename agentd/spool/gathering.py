@@ -32,6 +32,19 @@ def gather_journal(ledger: Ledger, pending: Pending) -> None:
     ledger.meta.journal_head = ledger.journal.head
 
 
+def retake_journal(ledger: Ledger, pending: Pending, refused: Iterable[Append]) -> None:
+    """The commit is tried again without what these say: a crash before the next one must not leave them admitted."""
+    gone = [note for append in refused for note in append.noted]
+    if not gone:
+        return
+    row, value = ledger.journal.retake(gone)
+    put = pending.puts.pop(key_of(Table.JOURNAL, row), None)
+    if value is not None:
+        pending.put(Put(key_of(Table.JOURNAL, row), value, put.tag if put is not None else None))
+    ledger.meta.journal_number = ledger.journal.next_number
+    ledger.meta.journal_head = ledger.journal.head
+
+
 def gather_losses(ledger: Ledger, pending: Pending) -> None:
     """Runs that are told with this commit; what it sheds is counted when it is written."""
     losses = ledger.losses

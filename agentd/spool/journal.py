@@ -12,7 +12,7 @@ to who keeps a digest elsewhere (`agentd audit` prints the newest).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from hashlib import sha256
 from typing import NamedTuple
@@ -94,7 +94,8 @@ class Journal:
         self.next_number = 1
         self.next_row = 1
         self.head = b""  # digest of the newest row
-        self.pending: list[Note] = []
+        self.pending: list[Note] = []  # without their numbers: those are given when their row is made
+        self._taken: tuple[bytes, list[Note]] = (b"", [])  # the row taken last: the digest before it, its notes
 
     def __len__(self) -> int:
         return self.next_number - 1
@@ -108,7 +109,7 @@ class Journal:
         facts.setdefault("run", said.run_id)
         self.pending.append(
             Note(
-                self._take_number(),
+                0,
                 state,
                 destination,
                 entry.record_id,
@@ -140,10 +141,9 @@ class Journal:
         reason: str = "",
     ) -> None:
         """Add one entry for the records of a kind in a segment that was shed, dropped or lost whole."""
-        number = self._take_number()
         self.pending.append(
             Note(
-                number, state, destination, b"", kind, "", numbers, -1, admitted_us, at_us, b"", cause, count=count,
+                0, state, destination, b"", kind, "", numbers, -1, admitted_us, at_us, b"", cause, count=count,
                 by=by, reason=reason,
             )
         )  # fmt: skip
@@ -152,14 +152,35 @@ class Journal:
         """The row for the next commit, None without notes."""
         if not self.pending:
             return None
-        body = msgspec.msgpack.encode((self.head, self.pending))
+        notes, self.pending = self.pending, []
+        self._taken = self.head, notes
+        return self._make(notes)
+
+    def retake(self, gone: Iterable[Note]) -> tuple[int, bytes | None]:
+        """The row taken last, which is on no disk, without some of its notes; None in place of a row that has none left.
+
+        The records that they are of were refused: they never came in, also not after a crash.
+        """
+        before, notes = self._taken
+        self.next_row -= 1
+        self.next_number, self.head = notes[0].number, before
+        if self._rows and self._rows[-1].row == self.next_row:
+            self._bytes -= self._rows.pop().size
+        refused = {id(note) for note in gone}
+        left = [note for note in notes if id(note) not in refused]
+        self._taken = before, left
+        return self._make(left) if left else (self.next_row, None)
+
+    def _make(self, notes: list[Note]) -> tuple[int, bytes]:
+        for number, note in enumerate(notes, self.next_number):
+            note.number = number
+        self.next_number += len(notes)
+        body = msgspec.msgpack.encode((self.head, notes))
         self.head = sha256(body).digest()
         value = pack(body)
-        row = _Bounds(self.next_row, len(value), self.pending[-1].at_us)
-        self._keep(row)
+        self._keep(_Bounds(self.next_row, len(value), notes[-1].at_us))
         self.next_row += 1
-        self.pending = []
-        return row.row, value
+        return self.next_row - 1, value
 
     def expired(self, age_us: Callable[[int], int]) -> list[int]:
         """Rows that retention or `max_bytes` lets go, the oldest first; `age_us` judges stamps (agentd.ageing)."""
@@ -183,10 +204,6 @@ class Journal:
     def _keep(self, row: _Bounds) -> None:
         self._rows.append(row)
         self._bytes += row.size
-
-    def _take_number(self) -> int:
-        self.next_number += 1
-        return self.next_number - 1
 
 
 def _facts_of(entry: Entry) -> _Facts:

@@ -23,7 +23,7 @@ from agentd.records import LossClass
 from agentd.spool.checked import pack, unpack
 from agentd.spool.columns import Columns
 
-MOST_RUNS = 100_000  # with a gap each; about 400 bytes of memory for one (measured with tracemalloc)
+MOST_RUNS = 100_000  # with a gap each; 330 bytes of memory for one (measured with tracemalloc), 33 MB for all
 _RUN_LANE = "run:"
 _LOG_LANES, _LOG_ROWS = 1024, 64  # a log below that is not worth writing anew
 
@@ -318,4 +318,3 @@ class Losses:
         """The destination is another one now."""
         for lane in list(self.lanes(destination)):
             self.forget(destination, lane)
-

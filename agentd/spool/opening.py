@@ -30,9 +30,14 @@ def open_store(
 
     `stamp` names the damaged one's place in the quarantine. Raises StateError.
     """
-    folder.finish_swap(stamp)
+    try:
+        place = folder.finish_swap(stamp)
+    except OSError as error:
+        raise StateError(f"{folder.path}: what a start before has salvaged can't take its place: {error}") from error
+    if place is not None:
+        log.error("a damaged spool was set aside in %s", place, extra={"action": "quarantine"})
     refuse_newer(folder.spool)
-    rebuilt: Rebuilt | None = None
+    rebuilt = Rebuilt(counted=False) if folder.is_unmended else None
     for _ in range(3):
         try:
             return opener(folder.spool), rebuilt
@@ -50,26 +55,26 @@ def _replace(
 ) -> Rebuilt:
     """Build a new store beside the damaged one, then let it take its place."""
     log.warning("spool damaged: %s; looking for what is whole of it", error, extra={"action": "salvage"})
-    with salvage_of(folder.spool, synced=synced) as source:
-        made = Rebuilt()
-        try:
+    made = Rebuilt()
+    try:
+        with salvage_of(folder.spool, synced=synced) as source:
             _survey(source)
-            _find_room(folder, error, needed_bytes(source))
-            _fill(folder, source, opener, made)
-        except DiskFull as full:
-            folder.begin_salvage()  # gives back what was taken
-            raise _no_room(folder, error, needed_bytes(source)) from full
-        except (sqlite3.Error, OSError) as failure:
-            raise StateError(f"{folder.salvage}: {failure}") from failure
-    place = folder.swap(stamp)
-    log.error(
-        "spool damaged: %s; set aside in %s, beginning a new one: %s",
-        error,
-        place,
-        made,
-        extra={"action": "quarantine"},
-    )
-    _tell(made.lost)
+            needed = needed_bytes(source)
+            _find_room(folder, error, needed)
+            try:
+                _fill(folder, source, opener, made)
+            except DiskFull as full:
+                folder.begin_salvage()  # gives back what was taken
+                raise _no_room(folder, error, needed) from full
+        place = folder.quarantine(stamp)
+        log.error(
+            "spool damaged: %s; set aside in %s, beginning a new one: %s", error, place, made,
+            extra={"action": "quarantine"},
+        )  # fmt: skip
+        _tell(made.lost)
+        folder.swap(place)
+    except (sqlite3.Error, OSError) as failure:
+        raise StateError(f"the spool is damaged ({error}), and can't be made anew: {failure}") from failure
     return made
 
 

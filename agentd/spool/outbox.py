@@ -7,15 +7,17 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from agentd.outcomes import Learned
 from agentd.queued import Death, Entry, Ref, Seal
+from agentd.spool.notices import Notices
 from agentd.spool.spool import Spool
 
 
 class SpoolOutbox:
     """Forwards to the spool and the destination's queue."""
 
-    def __init__(self, spool: Spool, name: str) -> None:
+    def __init__(self, spool: Spool, name: str, notices: Notices | None = None) -> None:
         self.name = name
         self._spool = spool
+        self._notices = notices
         self._queue = spool.queues[name]
 
     @property
@@ -70,6 +72,9 @@ class SpoolOutbox:
 
     def split(self, seal: Seal, parts: Sequence[Seal]) -> asyncio.Future[None]:
         return self._spool.split(seal, parts)
+
+    def tell_first(self, lane: str) -> bool:
+        return self._notices is not None and self._notices.tell_first(self.name, lane)
 
     def dead_room(self, size: int) -> bool:
         return self._spool.dead_room(size)

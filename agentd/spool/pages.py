@@ -124,6 +124,8 @@ def index_cell(page: bytes, at: int) -> Cell | None:
 def _cell(page: bytes, at: int, size: int, rowid: int, most: int) -> Cell | None:
     """`most` is how much of a payload may lie on the page; of a larger one a smaller part does (section 1.6)."""
     usable = len(page)
+    if usable < 512:  # noqa: PLR2004 - the smallest page that there is
+        return None
     if size <= most:
         return Cell(rowid, size, page[at : at + size], 0) if at + size <= usable else None
     least = (usable - 12) * 32 // 255 - 23
@@ -161,15 +163,17 @@ def is_blob(serial: int) -> bool:
 
 
 def value_of(payload: bytes, column: Column) -> Value:
-    """A column's value, as far as the payload reaches."""
+    """A column's value, None also where the payload ends before it does."""
     serial, data = column.kind, payload[column.offset : column.offset + column.size]
-    if serial >= 12:  # noqa: PLR2004 - as above
-        return data.decode(errors="replace") if serial % 2 else data
-    if serial == 7:  # noqa: PLR2004 - a double
-        return float(struct.unpack(">d", data)[0]) if len(data) == column.size else None
     if serial in (8, 9):
         return serial - 8
-    return None if serial == 0 else int.from_bytes(data, "big", signed=True)
+    if serial == NULL or len(data) < column.size:
+        return None
+    if serial >= 12:  # noqa: PLR2004 - see NULL
+        return data.decode(errors="replace") if serial % 2 else data
+    if serial == 7:  # noqa: PLR2004 - a double
+        return float(struct.unpack(">d", data)[0])
+    return int.from_bytes(data, "big", signed=True)
 
 
 def lock_page(size: int) -> int:

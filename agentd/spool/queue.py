@@ -22,6 +22,7 @@ from agentd.queued import Entry
 from agentd.records import LossClass
 from agentd.spool.directory import INFINITY, Index, Segment
 from agentd.spool.lane import ENTRY_OVERHEAD, Lane
+from agentd.spool.segments import lane_hash
 
 _LANE_CHUNK = 2 * 2**20  # how much of one parked lane is brought back at once: two requests of the largest size
 
@@ -169,6 +170,14 @@ class Queue:
             for e in itertools.takewhile(lambda e: e.number <= last, lane.entries)
             if e.number >= first and e.number not in left
         ]
+
+    def has_more(self, key: str) -> bool:
+        """Whether the disk is known to hold records of a lane that are not in the window."""
+        lane = self.lanes.get(key)
+        hashed = lane_hash(key)
+        return (lane is not None and lane.parked) or any(
+            segment.hashes is not None and segment.may_hold(hashed) for segment in self.index.unscanned()
+        )
 
     def find(self, key: str, number: int) -> Entry | None:
         """One record of a lane by its number, if it is in the window."""

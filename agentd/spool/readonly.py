@@ -123,6 +123,12 @@ class ReadOnlyStore:
         """A printable form of a foreign row."""
         return repr(self._connection.execute("SELECT * FROM Cache WHERE rowid = ?", (rowid,)).fetchone()).encode()
 
+    def claim(self, size: int) -> None:  # noqa: ARG002 - the protocol's
+        raise StateError("this spool is only read")
+
+    def free_bytes(self) -> int:
+        return 0
+
     def vacuum_step(self) -> bool:
         return False
 

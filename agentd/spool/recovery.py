@@ -82,6 +82,8 @@ async def open_spool(
     for put in recovery.repaired:
         _ = spool.put(put, ())  # with the first commit; nobody waits
     spool.drop_keys(recovery.gone)
+    if folder.is_unmended:
+        spool.barrier().add_done_callback(lambda _: folder.mended())
     return spool
 
 
@@ -132,12 +134,13 @@ class Survey:
         self._letters()
         self._journal()
         self._intake()
+        self._losses()
         self._gates()
         self._refs()
         if meta is None:
             self._rebuild()
         self._balance()
-        if self.ledger.quarantined_rows or self._missing:
+        if self.ledger.quarantined_rows or self._missing or self._rebuilt.may_lack(Table.SEGMENT):
             mending.bury_lost_introducers(self.ledger, self.store)
 
     # -- the one row that says how to read the others ----------------------------------------------------------------
@@ -169,8 +172,8 @@ class Survey:
             if queued := ledger.books.queued(name):
                 raise ConfigError(
                     f"[destinations.{name}] platform, base_url or agents changed while {queued} records wait for it (they "
-                    f"were taken for {meta.identities[name]}): put the old values back and let it drain, or give the new one "
-                    "another name"
+                    f"were taken for {meta.identities[name]}): put the old values back and let it drain, give the new one "
+                    f"another name, or take them out for good with 'agentd queue drop {name} --reason TEXT'"
                 )
         meta.identities = {**meta.identities, **identities}
 
@@ -381,6 +384,17 @@ class Survey:
                 count = min(int.from_bytes(tag or b"", "little"), size)
                 ledger.seen_rows.append((row_of(key), count))
                 ledger.seen_count += count
+
+    def _losses(self) -> None:
+        losses = self.ledger.losses
+        for key, value in self.store.rows(Table.LOST):
+            self.ledger.see_row(Table.LOST, row_of(key))
+            try:
+                losses.restore(row_of(key), value)
+            except SpoolDamaged as error:
+                self._set_aside("lost", key, SpoolDamaged(f"{error}: some runs are told twice of it, or never"))
+        for name in self.changed:
+            losses.forget_all(name)
 
     def _damaged(self, table: Table, folder: str, cost: str) -> set[int]:
         """Set those rows of a table aside that fail their checksum."""

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Sequence
 
 from agentd.errors import SpoolDamaged
-from agentd.queued import Entry, Ref
+from agentd.queued import Entry, Ref, Refused
 from agentd.records import LossClass
 from agentd.spool.checked import pack, unpack
+from agentd.spool.dead import DeadLetters
 from agentd.spool.spool import Spool
 from agentd.spool.store import Put, Rows, key_of, row_of
 from agentd.spool.tables import Table
@@ -17,8 +18,9 @@ from agentd.spool.tables import Table
 class SpoolShelf:
     """Forwards to the spool."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, letters: DeadLetters | None = None) -> None:
         self._spool = spool
+        self._letters = letters or DeadLetters(spool)
 
     def room_for(self, destination: str, size: int, loss: LossClass) -> bool:
         return self._spool.room_for(destination, size, loss)
@@ -52,6 +54,11 @@ class SpoolShelf:
 
     def seen(self, value: bytes, count: int) -> Put:
         return self._spool.seen(value, count)
+
+    def keep_invalid(self, refused: Sequence[Refused]) -> asyncio.Future[None] | None:
+        """Keep what was refused as invalid; done when it is on disk, None where nothing new was kept."""
+        kept = [self._letters.keep_invalid(one) for one in refused]
+        return self._spool.barrier() if any(kept) else None
 
     async def wait_for_room(self) -> None:
         await self._spool.wait_for_room()

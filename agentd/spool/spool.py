@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Concatenate, ParamSpec, TypeVar
@@ -24,15 +25,13 @@ from agentd.spool.checked import pack
 from agentd.spool.committer import RETRY_S, Committer
 from agentd.spool.compact import Compactor
 from agentd.spool.directory import Segment
-from agentd.spool.folder import FLOOR_BYTES
 from agentd.spool.ledger import Ledger
 from agentd.spool.letters import Letter
-from agentd.spool.needed import Needed
 from agentd.spool.loader import Loader
-from agentd.spool.queue import Queue
-from agentd.spool.segments import lane_hash
+from agentd.spool.needed import Needed
+from agentd.spool.room import Room
 from agentd.spool.storage import Storage
-from agentd.spool.store import Put, Rows, key_of
+from agentd.spool.store import DiskFull, Put, Rows, key_of
 from agentd.spool.tables import Meta, Table
 from agentd.spool.writer import Noted, Returned
 
@@ -40,7 +39,6 @@ log = logging.getLogger("agentd.spool")
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_SHED_STEP = 2**20  # room made at once, so that a full queue does not shed for each record anew
 
 
 class Spool:
@@ -60,6 +58,7 @@ class Spool:
         self._committer = Committer(ledger, self._storage, pushed=self._pushed, room=self._tell_room, retry_s=retry_s)
         self._loader = Loader(ledger, self._storage, self._committer, retry_s)
         self._compactor = Compactor(ledger, self._storage, self._committer, self._loader.fill)
+        self._rooms = Room(ledger, self._committer, self._loader.tell, self._tell_room)
         self._room: set[asyncio.Future[None]] = set()
         self._named: set[asyncio.Future[None]] = set()
 
@@ -137,20 +136,20 @@ class Spool:
 
     def check_disk(self) -> None:
         """Look at the free space; call it now and then. Takes records again as soon as there is room."""
-        free = self.folder.free_bytes()
-        if self.disk_full:
-            if free > FLOOR_BYTES and self.folder.refill_ballast():
-                self.ledger.disk_full = False
-                self._committer.recovered()
-                log.warning("disk has room again: records are taken", extra={"action": "disk_recovered"})
-                self._tell_room()
-        elif free < FLOOR_BYTES:
-            self.ledger.disk_full = True
-            log.error("disk nearly full (%d bytes free): new records are refused", free, extra={"action": "disk_full"})
+        self._rooms.check_disk()
 
     async def vacuum(self) -> bool:
         """Give a little free room back to the file system; True while there is more."""
-        return await self._storage.run(_vacuum)
+        if not self._rooms.may_give_back():
+            return False
+        try:
+            return await self._storage.run(_vacuum)
+        except (DiskFull, sqlite3.Error) as error:  # moving pages takes room in the log
+            log.warning("no room is given back to the file system: %s", error, extra={"action": "vacuum_failed"})
+            return False
+        finally:
+            if self.disk_full:
+                self._committer.measure()
 
     def barrier(self) -> asyncio.Future[None]:
         """Done when everything that was handed over before is on disk."""
@@ -160,51 +159,11 @@ class Spool:
 
     def room_for(self, destination: str, size: int, loss: LossClass) -> bool:
         """Whether `size` more bytes fit; sheds older debug, then info events for it where that helps (promise 6)."""
-        if self.disk_full:
-            return False
-        queue = self.queues[destination]
-        excess = self._excess(queue, size)
-        if excess <= 0:
-            return True
-        # what arrives may not push out what is worth more
-        classes = (LossClass.DEBUG,) if loss is LossClass.DEBUG else (LossClass.DEBUG, LossClass.INFO)
-        if sum(queue.index.class_bytes[shedding] for shedding in classes) < excess:
-            return False  # shedding would not help: nothing is lost in vain
-        for shedding in classes:
-            self._shed(queue, shedding, excess + _SHED_STEP)
-            excess = self._excess(queue, size)
-            if excess <= 0:
-                return True
-        return False
+        return self._rooms.room_for(destination, size, loss)
 
     def fits(self, destination: str, size: int) -> bool:
         """Whether `size` more bytes fit as it is: nothing is shed for them."""
-        return not self.disk_full and self._excess(self.queues[destination], size) <= 0
-
-    def _excess(self, queue: Queue, size: int) -> int:
-        taken = queue.stored_bytes + self._committer.append_bytes(queue.name) + size
-        return taken - self.limits.quotas.get(queue.name, 0)
-
-    def _shed(self, queue: Queue, loss: LossClass, wanted: int) -> None:
-        def sealed(segment: Segment) -> bool:
-            covering = self.seals.covers(queue.name, segment.first, segment.last)
-            return any(segment.may_hold(lane_hash(seal.lane)) for seal in covering)
-
-        taken = queue.shed(loss, wanted, sealed)
-        if not taken:
-            return
-        reached(Point.SHED_TAKEN)
-        for segment in taken:
-            self._committer.delete_segment(segment.key)
-            self.ledger.lose(queue.name, segment, State.SHED, Cause.QUEUE_FULL)
-        records = sum(segment.live for segment in taken)
-        log.warning(
-            "%s: queue full, shed %d %s records", queue.name, records, loss,
-            extra={"action": "shed", "destination": queue.name},
-        )  # fmt: skip
-        reached(Point.SHED_BOOKED)
-        self._committer.wake()
-        self._loader.tell(queue.name, queue.released())
+        return self._rooms.fits(destination, size)
 
     async def wait_for_room(self) -> None:
         """Return when something has left a queue since: whoever was refused may try again."""
@@ -281,6 +240,24 @@ class Spool:
             ledger.seen_count -= passed
             self._committer.delete(key_of(Table.SEEN, old))
         return Put(key_of(Table.SEEN, row), pack(value), count.to_bytes(4, "little"))
+
+    # -- what runs lost ----------------------------------------------------------------------------------------------
+
+    def may_lose(self, name: str, lane: str) -> bool:
+        """Whether what a run lost is being counted; the lane's listener hears when that is done."""
+        return self._committer.may_lose(name, lane)
+
+    def ending(self, name: str) -> set[str]:
+        """The lanes whose run's end is on its way to the disk."""
+        return self._committer.ending(name)
+
+    def has_disk_for(self, size: int) -> bool:
+        """Whether the disk has room for so much, whatever the quotas say."""
+        return self._rooms.has_disk_for(size)
+
+    def wake(self) -> None:
+        """Something of the ledger has changed: commit it."""
+        self._committer.wake()
 
     # -- delivery's side ---------------------------------------------------------------------------------------------
 

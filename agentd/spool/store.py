@@ -73,6 +73,7 @@ _OURS = (
     "AND typeof(tag) IN ('blob', 'null')"
 )
 _LOCK_TIMEOUT_S = 5.0
+_CLAIM = 1  # the key of a row that is there for a moment; no table has it
 _VACUUM_PAGES = 1000  # 4 MiB and about 3 ms a step
 
 
@@ -109,8 +110,16 @@ class Rows(Protocol):
 
     def delete_rowids(self, rowids: Iterable[int]) -> None: ...
     def copy_rowid(self, rowid: int) -> bytes: ...
+    def claim(self, size: int) -> None:
+        """Take that much of the disk into the store as free room. Raises DiskFull, sqlite3.Error."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Room within the store, which new rows take before they take more of the disk."""
+        ...
+
     def vacuum_step(self) -> bool:
-        """Give some free room back to the file system; True while there is more."""
+        """Give some free room back to the file system; True while there is more. Raises DiskFull, sqlite3.Error."""
         ...
 
     def close(self) -> None: ...
@@ -180,20 +189,56 @@ class Store:
             raise _verdict(folder, error) from error
 
     def commit(self, puts: Iterable[Put], deletes: Iterable[int]) -> None:
-        """All or nothing, on disk when it returns. Raises DiskFull, sqlite3.Error."""
+        """All or nothing, on disk when it returns. What is put and deleted is gone. Raises DiskFull, sqlite3.Error."""
+        gone = set(deletes)
+        written = [put for put in puts if put.key not in gone]
+        try:
+            self._commit(written, gone)
+        except DiskFull:
+            if not self._restart_log():
+                raise
+            self._commit(written, gone)
+
+    def _commit(self, puts: Iterable[Put], deletes: Iterable[int]) -> None:
+        """Deletes come first: on a full disk there is no other room for what is put."""
         try:
             with _mapped(), self._cache.transact():
-                for put in puts:
-                    self._cache.set(put.key, put.value, tag=put.tag)
-                reached(Point.COMMIT_PUT)
                 for key in deletes:
                     self._cache.delete(key)
                 reached(Point.COMMIT_DELETED)
+                for put in puts:
+                    self._cache.set(put.key, put.value, tag=put.tag)
+                reached(Point.COMMIT_PUT)
         except BaseException:
             connection = self._cache._con  # noqa: SLF001 - diskcache sends no ROLLBACK when COMMIT itself fails
             if connection.in_transaction:
                 connection.rollback()
             raise
+
+    def _restart_log(self) -> bool:
+        """Have the next commit begin the write-ahead log anew, in the room that its file has already.
+
+        A full disk has no room at the log's end, and SQLite begins anew only behind a commit. False where the log holds pages that the
+        database would have to grow for.
+        """
+        try:
+            busy, frames, moved = self._cache._con.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()  # noqa: SLF001
+        except sqlite3.OperationalError:
+            return False
+        return not busy and frames == moved
+
+    def claim(self, size: int) -> None:
+        """Take `size` bytes of the disk into the database as free room, and let the log be begun anew. Raises DiskFull, sqlite3.Error."""
+        self.commit([Put(_CLAIM, bytes(size))], ())
+        self.commit((), [_CLAIM])
+        self._restart_log()
+
+    def free_bytes(self) -> int:
+        """Room within the database, of rows that were deleted."""
+        connection = self._cache._con  # noqa: SLF001 - diskcache has no public query
+        (pages,) = connection.execute("PRAGMA freelist_count").fetchone()
+        (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+        return int(pages * page_size)
 
     def read(self, key: int) -> bytes | None:
         """A row's value, None if there is none. Raises SpoolDamaged, sqlite3.OperationalError for a disk that fails."""
@@ -237,11 +282,12 @@ class Store:
         return sum(path.stat().st_size for path in folder.glob("cache.db*"))
 
     def vacuum_step(self) -> bool:
-        """Give up to 4 MiB of free pages back to the file system; True if there were any."""
+        """Give up to 4 MiB of free pages back to the file system; True if there were any. Raises DiskFull, sqlite3.Error."""
         connection = self._cache._con  # noqa: SLF001 - `executescript`: execute() would free one page a call (measured)
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
         if free:
-            connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+            with _mapped():
+                connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
         return bool(free > _VACUUM_PAGES)
 
     def close(self) -> None:
@@ -262,7 +308,7 @@ def inspect(folder: Path, *, synced: bool = True) -> None:
     database is empty; then with plain sqlite3, at the schema before anything of it is used.
     """
     path = folder / "cache.db"
-    _inspect_log(path, look_at_log(folder, synced=synced))
+    _inspect_log(path, look_at_log(folder, synced=synced), synced=synced)
     if not path.exists():
         if any(path.with_name(path.name + end).exists() for end in ("-wal", "-shm")):
             raise SpoolDamaged(f"{path}: missing, and its log is there")
@@ -280,13 +326,18 @@ def inspect(folder: Path, *, synced: bool = True) -> None:
         raise _verdict(path, error) from error
 
 
-def _inspect_log(path: Path, found: Read) -> None:
+def _inspect_log(path: Path, found: Read, *, synced: bool) -> None:
     if found.is_damaged:
         raise SpoolDamaged(
             f"{path}-wal: of {found.frames} committed frames {found.lost} are damaged or cut off"
             + (f", and SQLite would read {found.seen}" if found.seen + found.lost < found.frames else "")
         )
-    if found.unread:
+    if found.unread and not synced:
+        log.warning(
+            '%s-wal: the newest %d frames are not on disk whole: with sync = "normal" a power failure takes what was acknowledged '
+            "in them", path, found.unread, extra={"action": "log_torn"},
+        )  # fmt: skip
+    elif found.unread:
         log.warning(
             "%s-wal: %d frames behind the last commit can't be read: torn when the power failed, and nobody had an answer for "
             "them, or else damaged since, and what was acknowledged in them is lost", path, found.unread,

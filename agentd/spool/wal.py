@@ -35,7 +35,7 @@ class Read(NamedTuple):
     frames: int  # committed, as far as is known
     seen: int  # committed, and SQLite will read them
     lost: int  # committed, and damaged or cut off
-    unread: int  # frames of this log behind its last commit that don't check out: torn by a power failure, or damaged
+    unread: int  # frames of this log behind its last commit that don't check out, or are missing: a power failure, or damage
 
     @property
     def is_damaged(self) -> bool:
@@ -85,15 +85,18 @@ class _Frames(Struct):
     def committed(self, index: _Index | None, *, synced: bool) -> int:
         """The number of the last frame that was committed for certain.
 
-        Without the index a hole proves nothing where commits are not synced, nor within the very last one: it was torn when the power
-        failed, and nobody had an answer for it. But a transaction is begun when the one before it is synced.
+        Without the index a hole proves nothing within the very last one: it was torn when the power failed, and nobody had an answer for
+        it. But a transaction is begun when the one before it is synced. Where commits are not synced nothing is proven: the
+        kernel may have written the index back before the frames that it speaks of.
         """
         first = self.broken[0] if self.broken else self.last + 1
         seen = max((n for n in self.commits if n < first), default=0)
+        if not synced:
+            return seen
         if index is not None:
             return max(seen, index.frames)
         behind = [n for n in self.commits if n > first]
-        if synced and (len(behind) > 1 or (behind and self.last > behind[0])):
+        if len(behind) > 1 or (behind and self.last > behind[0]):
             return behind[-1]
         return seen
 
@@ -125,7 +128,7 @@ def read_log(read: Callable[[int, int], bytes], size: int, index: bytes, *, sync
             frames.broken.append(number)
             frames.last = number if frame.state is _State.BROKEN else frames.last
     committed = frames.committed(beside, synced=synced)
-    return _summary(found, frames, beside, committed, head.page_size, headless=own is None)
+    return _summary(found, frames, beside, committed, head.page_size, headless=own is None, synced=synced)
 
 
 def _summary(
@@ -136,6 +139,7 @@ def _summary(
     page_size: int,
     *,
     headless: bool,
+    synced: bool,
 ) -> Read:
     copied = 0 if beside is None else min(beside.copied, committed)
     first_gap = next((n for n, (number, _) in enumerate(found, 1) if n != number), len(found) + 1)
@@ -149,8 +153,11 @@ def _summary(
         if number > newer_from and 0 < frame.page <= MAX_PAGES
     }
     page_count = next((frame.commit for _, frame in reversed(whole) if frame.commit), 0)
-    told = beside is not None and beside.frames >= seen  # what lies behind was never committed
+    # What lies behind was never committed.
+    told = beside is not None and (beside.frames == seen or (synced and beside.frames > seen))
     unread = 0 if told else sum(number > max(seen, committed) for number in frames.broken)
+    if beside is not None and not synced:
+        unread = max(unread, beside.frames - max(seen, beside.copied))
     if committed == copied:  # all of it is in the database: whatever became of the log costs nothing
         return Read(page_size, pages, page_count, 0, 0, 0, unread)
     return Read(page_size, pages, page_count, committed, seen, committed - len(whole), unread)

@@ -18,6 +18,7 @@ from agentd.outcomes import State
 from agentd.queued import Entry, Ref
 from agentd.spool import columns, lost, segments
 from agentd.spool.directory import Segment
+from agentd.spool.journal import Note
 from agentd.spool.letters import Brief
 from agentd.spool.lost import Found, Key
 from agentd.spool.store import Put, Rows, key_of
@@ -60,6 +61,7 @@ class Append(Struct):
     returned: list[Returned] = field(default_factory=list)
     moved: bool = False  # its old place is given up in the same commit, so that it can't be refused
     by: int = -1  # uid of who had it replayed
+    noted: list[Note] = field(default_factory=list)  # what the commit says of it in the journal
 
     @property
     def admits(self) -> bool:
@@ -121,7 +123,7 @@ def write(store: Rows, pending: Pending, meta: Meta) -> Written:
         puts.append(Put(key_of(Table.LOST, pending.lost_rows[1]), lost.encode_found(made.lost)))
     deletes = set(pending.deletes)
     for append in pending.appends:
-        puts.extend(put for put in append.puts if put.key not in pending.deletes)
+        puts.extend(append.puts)
         deletes.update(back.key for back in append.returned)
     meta.next_segment = row
     meta.commits += 1

@@ -63,8 +63,8 @@ class FakeSink:
         return hello_answer("0.1.0", 2**20, 41)
 
     def claim(self, hello, peer, transport):
-        self.owners.append((hello, peer, transport))
-        return peer
+        self.owners.append((hello, peer, transport.get_extra_info("socket").fileno()))
+        return Peer(peer.uid, peer.gid, peer.pid, process="mine")
 
     def submit(self, message, peer, *, stream, origin, hold):
         future = Waiting() if self.full else asyncio.get_running_loop().create_future()
@@ -304,6 +304,33 @@ async def test_hello_is_answered_and_its_stream_goes_with_the_messages(house):
     await client.frame()
     assert house.sink.hellos[0][0].lost == {"event": 2}
     assert house.sink.taken[0][2] == "s-1"
+
+
+async def test_a_hello_that_owns_runs_is_claimed_once(house):
+    """What follows comes from the process that the sink has found at the other end; the hello is answered first."""
+    await house.start()
+    client = await house.client()
+    await client.send(frame(b'{"hello": 1, "owns_runs": true}') + frame(envelope(1)) + frame(envelope(2)))
+    assert (await client.frame())["hello"] == 1
+    await client.frame()
+    await client.frame()
+    [(hello, peer, fileno)] = house.sink.owners
+    assert (hello.owns_runs, peer) == (True, ME)
+    assert fileno >= 0
+    assert [peer.process for _, peer, *_ in house.sink.taken] == ["mine", "mine"]
+
+
+@pytest.mark.parametrize(
+    "hello", [frame(b'{"hello": 1}') + frame(RECORD), b'{"hello": 1, "owns_runs": true}\n' + RECORD + b"\n"]
+)
+async def test_other_connections_own_no_runs(house, hello):
+    """A hello that does not say so, and lines, whatever they say: shells come and go."""
+    await house.start()
+    client = await house.client()
+    await client.send(hello)
+    await house.sink.until(lambda: house.sink.taken)
+    assert house.sink.owners == []
+    assert house.sink.taken[0][1] == ME
 
 
 async def test_hello_comes_first_or_never(house):

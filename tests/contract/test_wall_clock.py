@@ -24,21 +24,22 @@ from agentd.config import Batch, Config, Destination, Intake, Secret
 from agentd.delivery.courier import Courier
 from agentd.exchange import Lost, Response
 from agentd.identity import Uuid7
+from agentd.intake import routing
 from agentd.intake.admit import Admission
 from agentd.intake.admit import Limits as AdmitLimits
 from agentd.intake.dedupe import Window
-from agentd.intake.routing import Table
 from agentd.intake.sink import SpoolSink
 from agentd.intake.streams import Streams, decode
 from agentd.outcomes import State
 from agentd.sandbox import Call, Emulation
 from agentd.sandbox.faults import Decision
-from agentd.spool import tables
+from agentd.spool import journal
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Limits
 from agentd.spool.outbox import SpoolOutbox
 from agentd.spool.recovery import open_spool
 from agentd.spool.shelf import SpoolShelf
+from agentd.spool.tables import Table
 from agentd.targets import Target
 from agentd.testing import FakeClock, MemoryStore
 from agentd.wire import Message
@@ -86,7 +87,7 @@ class Host:
         window, shelf, known = Window(1000), SpoolShelf(self.spool), Streams()
         for row, value in await shelf.stored_streams():
             known.add(row, decode(value))
-        table = Table(target.route() for target in self.targets.values())
+        table = routing.Table(target.route() for target in self.targets.values())
         new_id = Uuid7(lambda: self.clocks.now_us() // 1000)
         admission = Admission(table, shelf, window, AdmitLimits(2**20, 64), new_id, ())
         self.sink = SpoolSink(
@@ -390,16 +391,16 @@ async def test_a_name_is_kept_as_long_as_something_waits_that_needs_it(tmp_path)
 # -- everything at once ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 async def test_a_clock_that_nobody_can_trust(tmp_path, seed):
-    """Promises 1, 2, 4, 8: jumps, outages, refusals and crashes over an hour: each record once, in order, and all numbers rise."""
+    """Promises 1, 2, 4, 8: jumps, outages, refusals and crashes for minutes: each record once, in order, and all numbers rise."""
     dice = random.Random(seed)
     told = Counter()
     async with Host(tmp_path / "state", interval_s=5.0) as host:
         runs = [f"run-{number}" for number in range(5)]
         await host.tell(*(start(run) for run in runs))
         off_s = 0.0
-        for _ in range(60):
+        for _ in range(40):
             await host.tell(*(event(number, run) for run in runs if dice.random() < 0.7 for number in _next(told, run)))
             troubles = [NO_CONNECTION, Response(503, {}, b"{}"), Lost("cut", sent=True), Response(429, {}, b"{}")]
             host.said = {"*": dice.choice(troubles)} if dice.random() < 0.4 else {}
@@ -410,7 +411,7 @@ async def test_a_clock_that_nobody_can_trust(tmp_path, seed):
             elif dice.random() < 0.6:
                 host.clock.set_wall(jump_s)
                 off_s += jump_s
-            await host.advance(dice.choice([1, 20, 100]))
+            await host.advance(dice.choice([1, 10, 50]))
         host.said.clear()
         await host.advance(130)
         assert (host.queued, host.dead) == (0, 0)
@@ -425,16 +426,16 @@ def _next(told, run):
 
 
 def _all_numbers_rise(host):
-    """Ids are one per record, and the journal has no gap."""
-    ids = Counter(
-        event["payload"]["agentd_id"] for run in host.platforms.runs() for event in host.platforms.run(run["id"])["events"]
-    )
-    bodies = Counter(msgspec.json.encode(body) for _, path, _, body in host.sent if path == EVENTS)
-    assert bodies
-    assert all(uuid.UUID(record_id).version == 7 for record_id in ids)
-    from agentd.spool import journal
-
-    notes = [note.number for _, value in host.store.rows(tables.Table.JOURNAL) for note in journal.decode(value)]
+    """One id is one record's, and the journal has no gap."""
+    events = {
+        (run["id"], event["type"]): event
+        for run in host.platforms.runs()
+        for event in host.platforms.run(run["id"])["events"]
+    }
+    ids = [uuid.UUID(event["payload"]["agentd_id"]) for event in events.values()]
+    assert len(set(ids)) == len(ids) > 0
+    assert {one.version for one in ids} == {7}
+    notes = [note.number for _, value in host.store.rows(Table.JOURNAL) for note in journal.decode(value)]
     assert notes == list(range(1, len(notes) + 1))
 
 

@@ -38,6 +38,7 @@ import random
 import shutil
 import struct
 import subprocess
+import tempfile
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
@@ -531,6 +532,12 @@ class Photo(NamedTuple):
     platforms: Any
 
 
+def _memory() -> Path | None:
+    """A file system in memory that has room: each look at a disk syncs some forty times."""
+    place = Path("/dev/shm")
+    return place if os.access(place, os.W_OK) and shutil.disk_usage(place).free > 2**28 else None
+
+
 class Recording:
     """A world whose daemon runs on a disk that will lose its power. `close` leaves nothing behind."""
 
@@ -553,6 +560,10 @@ class Recording:
         world.platform.watched = self.platform
         self._emulation = world.platform.sandbox._emulation
         self._emulation.faces.update(faces)  # type: ignore[arg-type]  # all that they lack is asked of the faces
+        self.fast = world.folder
+        if memory := _memory():
+            self.fast = Path(tempfile.mkdtemp(prefix="ae-", dir=memory))
+            world.on_exit(lambda: shutil.rmtree(self.fast))
         self.layer = compiled(world.folder)
         self.daemon = self._daemon(Recorded, "d", self.root)
         self._cuts = 0
@@ -697,7 +708,7 @@ class Cuts:
         self.entries = read_log(recording.log)
         self.positions = [0, *(entry.end for entry in self.entries)]  # the log's length at each cut
         self.disk = Disk()
-        self._place = recording.world.folder / "cut"
+        self._folder = recording.fast
         self._applied = 0
 
     def of(self, position: int) -> int:
@@ -716,10 +727,11 @@ class Cuts:
         self._applied = cut
 
     @contextlib.contextmanager
-    def rebuilt(self, fate: Fate) -> Iterator[Path]:
-        """The state folder's disk after the cut; it is removed in the end."""
-        self.disk.rebuild(self._place, fate)
+    def rebuilt(self, fate: Fate, folder: Path | None = None) -> Iterator[Path]:
+        """The disk after the cut, in memory or in this folder; it is removed in the end."""
+        place = (folder or self._folder) / "cut"
+        self.disk.rebuild(place, fate)
         try:
-            yield self._place
+            yield place
         finally:
-            shutil.rmtree(self._place)
+            shutil.rmtree(place)

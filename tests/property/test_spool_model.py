@@ -22,6 +22,8 @@ from agentd.queued import Death, Entry, Seal, Source
 from agentd.records import LossClass
 from agentd.spool import compact, segments
 from agentd.spool import journal as journals
+from agentd.spool.audit import audit
+from agentd.spool.findings import Severity
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Limits
 from agentd.spool.recovery import open_spool
@@ -148,6 +150,12 @@ class SpoolMachine(RuleBasedStateMachine):
             self.spool.check_disk()
         self.certain()
         self.look_at_the_journal()
+        self.audit()
+
+    def audit(self):
+        """Promises 8 and 9: what is on disk adds up, and books, journal and records say the same."""
+        if not self.real:
+            assert [found for found in audit(self.store).findings if found.severity is Severity.ERROR] == []
 
     def look_at_the_journal(self):
         """Promise 9: what is on disk of the journal is numbered 1, 2, 3 …"""
@@ -347,6 +355,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.do(run())
         if not self.real:
             self.store = self.store.crash()
+        self.audit()
         self.open()
         self.blocked.clear()
         self.compare_records()

@@ -147,13 +147,22 @@ def test_one_or_two_lanes_are_no_proof_against_the_destination(circuit):
     assert all(refuse(circuit, 500, lanes=2))
 
 
-def test_another_refusal_or_a_success_begins_the_count_anew(circuit):
+def test_a_success_begins_the_count_anew(circuit):
     """Promise 5: only the same refusal without a success between counts."""
     refuse(circuit, 99)
-    assert circuit.refused(0.0, "run:1", "422 other")
-    assert all(refuse(circuit, 99))
     circuit.delivered()
     assert all(refuse(circuit, 99))
+
+
+def test_refusals_of_another_kind_between_change_nothing(circuit):
+    """Promise 5: a platform that refuses everything may have a code for each call; each is counted with lanes of its own."""
+    for number in range(99):
+        assert circuit.refused(0.0, f"run:{number % 3}", "400 EVENTS: no")
+        assert circuit.refused(0.0, f"run:{number % 2}", "422 TASKS: no")
+        assert circuit.refused(0.0, "run:0", f"409 {number}")
+    assert circuit.refused(0.0, "run:1", "422 TASKS: no"), "from two lanes alone"
+    assert not circuit.refused(0.0, "run:1", "400 EVENTS: no")
+    assert circuit.reason == "refuses everything: 400 EVENTS: no"
 
 
 def test_two_circuits_share_nothing():

@@ -4,7 +4,9 @@
 it again.
 """
 
+import asyncio
 import contextlib
+import logging
 import os
 import pickle
 import random
@@ -26,7 +28,12 @@ from agentd.spool.tables import Table
 
 PAGE = 4096
 LIMITS = Limits(
-    quotas={"cloud": 10**8}, max_bytes=10**8, dead_bytes=10**7, window_bytes=10**8, directory_bytes=10**6, seen_ids=10**4
+    quotas={"cloud": 10**8},
+    max_bytes=10**8,
+    dead_bytes=10**7,
+    window_bytes=10**8,
+    directory_bytes=10**6,
+    seen_ids=10**4,
 )
 
 
@@ -156,6 +163,17 @@ async def left_behind(folder, *, killed, **options):
         shutil.copytree(harness.folder, folder / "killed")
     await harness.stop()
     return Story(folder / "killed" if killed else harness.folder, bodies)
+
+
+def told_beforehand(folder, *, killed):
+    """The same for a fixture of a whole module, which has no loop of its own; what the log says meanwhile is nobody's."""
+    logger = logging.getLogger("agentd")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        return asyncio.run(left_behind(folder, killed=killed))
+    finally:
+        logger.setLevel(level)
 
 
 # -- ways to break it; each takes the folder of the store ------------------------------------------------------------------

@@ -453,8 +453,8 @@ async def test_a_disk_without_room_leaves_everything_as_it_was(room, times):
     assert (done.replayed, done.left) == (0, {"spool_full": 4})
     await room.spool.barrier()
     assert room.state() == before
-    steps = [(note.state, note.cause) for note in room.notes()][-8:]
-    assert steps == [(State.QUEUED, "replayed")] * 4 + [(State.DEAD, "spool_full")] * 4
+    assert {note.state for note in room.notes()} == {State.QUEUED, State.DEAD}
+    assert not [note for note in room.notes() if note.cause == "replayed"]
     room.agree()
     await room.reopen()
     assert room.state() == before

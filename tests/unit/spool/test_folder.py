@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -126,13 +128,116 @@ def test_a_full_disk_does_not_keep_the_lock_from_being_taken(folder, monkeypatch
         Folder(folder.path).open()
 
 
+INSIDE = ["spool", "quarantine", "salvage", "salvaged"]
+FILES = ["lock", "ballast", "spool/cache.db", "spool/cache.db-wal", "spool/cache.db-shm"]
+
+
+def laid_out(folder):
+    """A state folder with everything in it that we use."""
+    folder.open()
+    folder.close()
+    for name in INSIDE:
+        (folder.path / name).mkdir(mode=0o700)
+    for name in FILES:
+        (folder.path / name).touch(mode=0o600)
+    return folder
+
+
+@pytest.mark.parametrize("name", [*INSIDE, *FILES])
+def test_no_link_inside_is_followed(folder, tmp_path, name):
+    """Who could plant one could have us write, or empty, any file of ours: it is refused by name, and nothing behind it is touched."""
+    laid_out(folder)
+    path, target = folder.path / name, tmp_path / "target"
+    if path.is_dir():
+        shutil.rmtree(path)
+        target.mkdir()
+    else:
+        path.unlink()
+        target.write_bytes(b"precious")
+    path.symlink_to(target)
+    with pytest.raises(StateError, match=f"{name}.*symbolic link|{name}: Too many levels"):
+        folder.open()
+    assert list(target.iterdir()) == [] if target.is_dir() else target.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", [*INSIDE, *FILES])
+def test_nothing_inside_may_be_somebody_elses(folder, monkeypatch, name):
+    """A file or folder of another user's in ours was planted."""
+    laid_out(folder)
+    real = Path.lstat
+
+    def lstat(path):
+        info = real(path)
+        return os.stat_result((*info[:4], 4242, *info[5:])) if path == folder.path / name else info
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    with pytest.raises(StateError, match=f"{name} belongs to uid 4242, not to us"):
+        folder.open()
+
+
+@pytest.mark.parametrize("name", [*INSIDE, *FILES])
+def test_nothing_inside_may_be_of_another_kind(folder, name):
+    """A folder in the place of a file, or a pipe, is named as what it is not."""
+    laid_out(folder)
+    path = folder.path / name
+    if path.is_dir():
+        path.rmdir() if name != "spool" else shutil.rmtree(path)
+        os.mkfifo(path, 0o600)
+    else:
+        path.unlink()
+        path.mkdir(mode=0o700)
+    with pytest.raises(StateError, match=f"{name}"):
+        folder.open()
+
+
+@pytest.mark.parametrize("name", ["spool", "salvaged", "spool/cache.db", "spool/cache.db-wal"])
+@pytest.mark.parametrize("mode", [0o020, 0o002])
+def test_what_others_may_write_is_not_trusted(folder, name, mode):
+    """What is read back from there may be theirs; the error says how to take it back."""
+    laid_out(folder)
+    path = folder.path / name
+    path.chmod(path.stat().st_mode | mode)
+    with pytest.raises(StateError, match=rf"{name} can be written by others \(mode 07?\d\d\d?\): chmod [67]00 it"):
+        folder.open()
+
+
+def test_what_others_may_read_is_closed(folder):
+    """An older agentd left files that others could read, had they been let into the folder: now they are 0600 and 0700."""
+    laid_out(folder)
+    for name in [*INSIDE, *FILES]:
+        path = folder.path / name
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    (folder.path / "ballast").chmod(0o664)  # by an umask of 002; nothing is read from it
+    folder.open()
+    modes = {path: path.stat().st_mode & 0o777 for path in [folder.path, *folder.path.rglob("*")]}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
+
+
+def test_a_copy_of_something_damaged_is_kept_once(folder):
+    """The same copy of a later start is the same file; another one gets another name; nobody else may read it."""
+    folder.open()
+    first = folder.keep("segments", "1a", b"one")
+    assert folder.keep("segments", "1a", b"one") == first
+    second = folder.keep("segments", "1a", b"two")
+    assert (first.read_bytes(), second.read_bytes()) == (b"one", b"two")
+    assert (first.name, second.name) == ("1a", "1a-1")
+    assert {path.stat().st_mode & 0o777 for path in (first, second)} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (first.parent, first.parent.parent)} == {0o700}
+
+
+def test_a_planted_copy_is_not_written_through(folder, tmp_path):
+    """A link under the name that a copy would get is passed by."""
+    folder.open()
+    (folder.path / "quarantine" / "meta").mkdir(parents=True)
+    (tmp_path / "precious").write_bytes(b"precious")
+    (folder.path / "quarantine" / "meta" / "1").symlink_to(tmp_path / "precious")
+    assert folder.keep("meta", "1", b"copy").name == "1-1"
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
 def test_what_is_set_aside_never_takes_the_place_of_another(folder):
     """Two quarantines in one second get two folders."""
     folder.open()
     first, second = folder.quarantine("x"), folder.quarantine("x")
     assert first != second
-    folder.spool.mkdir()
-    (folder.spool / "cache.db").write_text("damaged")
-    place = folder.set_spool_aside("x")
-    assert (place / "spool" / "cache.db").read_text() == "damaged"
-    assert not folder.spool.exists()

@@ -2,10 +2,14 @@
 
 from hashlib import sha256
 
+import msgspec
+import pytest
 from spool_kit import entry
 
+from agentd.errors import SpoolDamaged
 from agentd.outcomes import Cause, State
-from agentd.spool.journal import Journal, decode
+from agentd.spool.checked import pack
+from agentd.spool.journal import Journal, decode, decode_row
 
 
 def test_numbers_have_no_gap_and_facts_are_kept():
@@ -65,3 +69,78 @@ def test_a_restart_goes_on_where_it_was():
     journal.note(entry(1), State.QUEUED, "cloud", 20)
     row, value = journal.take()
     assert (row, decode(value)[0].number) == (10, 55)
+
+
+def taken(journal, *numbers):
+    """A row with an entry for each of these records."""
+    for number in numbers:
+        journal.note(entry(number), State.QUEUED, "cloud", 10)
+    return journal.take()
+
+
+def test_each_row_names_the_one_before_it():
+    """Promise 9: a chain of digests, from the first row to the head that the meta row keeps."""
+    journal = Journal(100, 10**6)
+    _, first = taken(journal, 1)
+    _, second = taken(journal, 2, 3)
+    one, other = decode_row(first), decode_row(second)
+    assert one.previous == b""
+    assert other.previous == one.digest
+    assert journal.head == other.digest
+    assert [note.number for note in other.notes] == [2, 3]
+    again = Journal(100, 10**6)
+    again.restore(2, len(second), 10)
+    again.head, again.next_number = journal.head, journal.next_number
+    assert decode_row(taken(again, 4)[1]).previous == other.digest
+
+
+def test_what_a_note_says_of_the_record_is_read_from_it():
+    """Promise 9: run, occurred time and place in the queue stand in the entry, whatever becomes of the record."""
+    journal = Journal(100, 10**6)
+    body = b'{"kind":"run.start","run_id":"r","occurred_at":"2026-01-02T03:04:05Z"}'
+    journal.note(entry(7, kind="run.start", body=body), State.QUEUED, "cloud", 50)
+    journal.note(entry(8, kind="snapshot", lane="decision:d", body=b"no JSON"), State.QUEUED, "cloud", 50, by=4)
+    journal.note(entry(9, kind="gate.decide", lane="gate:g", body=body), State.QUEUED, "cloud", 50, run="asked-in")
+    one, other, gate = decode(journal.take()[1])
+    assert (one.run, one.occurred_us, one.queue_number) == ("r", 1_767_323_045_000_000, 7)
+    assert (other.run, other.occurred_us, other.by) == ("", 0, 4)
+    assert (gate.run, gate.occurred_us) == ("asked-in", 0)
+
+
+def test_what_was_refused_leaves_nothing():
+    """A commit that is tried again without some records says nothing of them: numbers and digests are the others' alone."""
+    journal = Journal(100, 10**6)
+    taken(journal, 1)
+    head = journal.head
+    for number in (2, 3, 4):
+        journal.note(entry(number), State.QUEUED, "cloud", 10)
+    refused = journal.pending[0], journal.pending[2]
+    journal.take()
+    journal.note(entry(5), State.DEAD, "cloud", 11)  # of the next commit
+    row, value = journal.retake(refused)
+    made = decode_row(value)
+    assert (row, made.previous, [(note.number, note.queue_number) for note in made.notes]) == (2, head, [(2, 3)])
+    row, value = journal.take()
+    assert (row, decode_row(value).previous) == (3, made.digest)
+    assert [(note.number, note.queue_number) for note in decode(value)] == [(3, 5)]
+
+
+def test_a_row_of_which_all_was_refused_is_none():
+    """Its number and its place in the chain are the next row's."""
+    journal = Journal(10**9, 10**6)
+    taken(journal, 1)
+    head = journal.head
+    journal.note(entry(2), State.QUEUED, "cloud", 10)
+    refused = list(journal.pending)
+    journal.take()
+    assert journal.retake(refused) == (2, None)
+    assert (journal.head, journal.next_number, journal.rows) == (head, 2, range(1, 2))
+    row, value = taken(journal, 3)
+    assert (row, decode_row(value).previous, decode(value)[0].number) == (2, head, 2)
+
+
+@pytest.mark.parametrize("value", [b"", b"\xc1", pack(b"\x01"), pack(msgspec.msgpack.encode(["x"])), b"\x93\x01\x02"])
+def test_a_damaged_row_is_said_so(value):
+    """Nothing is made of what is no row."""
+    with pytest.raises(SpoolDamaged):
+        decode_row(value)

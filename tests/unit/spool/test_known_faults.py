@@ -4,7 +4,6 @@ Whatever it is, the daemon starts, what is whole is in the queue, what is not is
 run, the books balance, and the start after it finds nothing amiss.
 """
 
-import asyncio
 import logging
 import re
 import sqlite3
@@ -20,12 +19,12 @@ from damage_kit import (
     database,
     frame_at,
     frame_of_content,
-    left_behind,
     overwrite,
     pickled,
     root_of,
     rubbish,
     sql,
+    told_beforehand,
     wal,
 )
 
@@ -200,10 +199,7 @@ FAULTS = [
 @pytest.fixture(scope="module")
 def stories(tmp_path_factory):
     """What a kill and what a stop leave behind."""
-    logging.getLogger("agentd").setLevel(logging.CRITICAL)
-    return {
-        killed: asyncio.run(left_behind(tmp_path_factory.mktemp("story"), killed=killed)) for killed in (True, False)
-    }
+    return {killed: told_beforehand(tmp_path_factory.mktemp("story"), killed=killed) for killed in (True, False)}
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])

@@ -208,22 +208,28 @@ async def test_foreign_rows_are_set_aside_unread(real, tmp_path):
     assert real.sql("SELECT count(*) FROM Cache WHERE mode != 1") == [(0,)]
 
 
-@pytest.mark.parametrize("damage", ["empty", "garbage", "settings"])
-async def test_a_database_that_cannot_be_trusted_is_set_aside_whole(real, damage):
+@pytest.mark.parametrize("damage", ["empty", "garbage"])
+async def test_a_database_of_which_nothing_can_be_read_is_set_aside_whole(real, damage):
     """The daemon starts with a new spool, and the old one lies in the quarantine as it was."""
     await real.put(1)
     await real.stop()
-    path = real.folder / "spool" / "cache.db"
-    if damage == "settings":
-        real.sql("INSERT INTO Settings VALUES ('_directory', '/elsewhere')")
-    else:
-        path.write_bytes(b"" if damage == "empty" else b"garbage " * 999)
-    content = path.read_bytes()
+    content = b"" if damage == "empty" else b"garbage " * 999
+    real.database.write_bytes(content)
     spool = await real.open()
     assert spool.queues["cloud"].live == 0
     (kept,) = (real.folder / "quarantine").glob("*/spool/cache.db")
     assert kept.read_bytes() == content
     await real.put(1)
+
+
+async def test_a_database_with_foreign_settings_is_set_aside_and_its_records_are_kept(real):
+    """Promise 1: what can't be opened safely is read without being opened: nothing of it is lost."""
+    await real.put(2)
+    await real.stop()
+    real.sql("INSERT INTO Settings VALUES ('_directory', '/elsewhere')")
+    await real.open()
+    assert await real.seen() == [1, 2]
+    assert len(list((real.folder / "quarantine").glob("*/spool/cache.db"))) == 1
 
 
 async def test_a_newer_format_is_refused_and_left_alone(real):

@@ -11,6 +11,7 @@ from agentd.outcomes import Cause, Learned, State
 from agentd.queued import DEAD, KNOWN, Death, Ref
 from agentd.records import LossClass
 from agentd.spool import journal as journals
+from agentd.spool.audit import audit
 from agentd.spool import letters
 from agentd.spool.committer import COMMIT_BYTES
 from agentd.spool.folder import FLOOR_BYTES, Folder
@@ -263,8 +264,8 @@ async def test_a_full_disk_refuses_records_and_keeps_the_rest(harness):
     assert not spool.room_for("cloud", 1, KEEP)
     assert harness.balanced()
     await spool.barrier()
-    assert [note.number for note in notes(harness)] == [1, 2, 3, 4]
-    assert [(note.state, note.cause) for note in notes(harness)][2:] == [(State.PURGED, "spool_full")] * 2
+    assert notes(harness) == []  # what never came in left nothing in the journal, and used up no number
+    assert spool.journal.next_number == 1
     again = await harness.crash()
     assert (again.books.total("cloud", "admitted"), again.queues["cloud"].live) == (2, 0)
     assert again.number("cloud") == 5
@@ -373,6 +374,28 @@ async def test_closing_on_a_full_disk_ends(harness):
     await spool.close()
     harness.store.full = 0
     assert (await harness.open()).queues["cloud"].live == 1
+
+
+async def test_nothing_is_written_behind_a_commit_that_was_given_up(harness):
+    """Promises 8 and 9: books and journal of a later commit would go on from what is not on disk."""
+    spool = await harness.open()
+    entries = await harness.put(2, kind="task")
+    commit, tries = harness.store.commit, []
+
+    def fails(puts, deletes):
+        tries.append(1)
+        if len(tries) == 2:
+            spool.settle(seal_of(entries[1:]), entries[1:])
+        if len(tries) <= 6:
+            raise DiskFull("database or disk is full")
+        commit(puts, deletes)
+
+    harness.store.commit = fails
+    spool.settle(seal_of(entries[:1]), entries[:1])
+    await spool.close()
+    assert audit(harness.store).findings == []
+    harness.store.commit = commit
+    assert (await harness.open()).queues["cloud"].live == 2
 
 
 # -- room and shedding -----------------------------------------------------------------------------------------------

@@ -118,6 +118,106 @@ def test_foreign_settings_are_refused(folder, key):
         Store(folder, "full")
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER Sweep AFTER INSERT ON Cache BEGIN DELETE FROM Cache; END",
+        'CREATE TRIGGER T AFTER INSERT ON Cache FOR EACH ROW BEGIN UPDATE Settings SET value = abs(1) WHERE key = "count"; END',
+        "CREATE VIEW V AS SELECT * FROM Cache",
+        "CREATE TABLE T (a)",
+        "CREATE INDEX Slow ON Cache (hex(value))",
+        "CREATE INDEX Some ON Cache (size) WHERE size > 0",
+        "ALTER TABLE Cache ADD COLUMN more AS (hex(value))",
+        "ALTER TABLE Cache ADD COLUMN more TEXT CHECK (length(more) > 1)",
+        "CREATE VIRTUAL TABLE F USING fts5(a)",
+    ],
+)
+def test_a_schema_that_is_not_diskcaches_is_refused(folder, statement):
+    """Triggers, views and expressions are programs: before any of them can run the database is called untrusted."""
+    with closing(sqlite3.connect(folder / "cache.db")) as connection, connection:
+        connection.execute(statement)
+    with pytest.raises(SpoolDamaged, match=r"schema holds (trigger|view|table|index) \w+, which agentd has not made"):
+        Store(folder, "full")
+
+
+def test_a_schema_of_ours_is_accepted(folder):
+    """What diskcache makes, with whatever settings, is what is allowed."""
+    with opened(folder) as store:
+        assert store.foreign() == []
+    inspect(folder)
+
+
+def test_an_index_that_does_not_fit_its_table_is_damage(folder):
+    """A row that the index has under another key would be whole and never found."""
+    with closing(sqlite3.connect(folder / "cache.db")) as connection, connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql = 'CREATE UNIQUE INDEX Cache_key_raw ON Cache(size, raw)' WHERE name = 'Cache_key_raw'"
+        )
+    with pytest.raises(SpoolDamaged, match="index"):
+        Store(folder, "full")
+
+
+def test_a_foreign_row_that_stays_hurts_nobody(folder):
+    """Where the disk has no room to delete it, rows of a wrong form are passed over by whoever reads a table."""
+    for number, columns in enumerate(
+        [{"value": None, "mode": 2, "filename": "x"}, {"value": "text"}, {"tag": "text"}, {"key": key_of(1, 7) + 0.5}]
+    ):
+        plant(folder, **({"key": key_of(1, 7 + number)} | columns))
+    with opened(folder) as store:
+        assert [key for key, _, _ in store.tags(1)] == [key_of(1, 1)]
+        assert [key for key, _ in store.rows(1)] == [key_of(1, 1)]
+
+
+def test_nobody_else_may_read_it(tmp_path):
+    """Folder, database, log and index are ours alone, also where diskcache and SQLite would make them readable."""
+    folder = tmp_path / "spool"
+    with closing(Store(folder, "full")) as store:
+        store.commit([Put(key_of(1, 1), b"x")], [])
+        modes = {path.name: path.stat().st_mode & 0o777 for path in [folder, *folder.iterdir()]}
+        assert modes == {"spool": 0o700, "cache.db": 0o600, "cache.db-wal": 0o600, "cache.db-shm": 0o600}
+        for path in folder.glob("cache.db-*"):
+            assert path.exists()
+    with closing(Store(folder, "full")) as store:
+        store.commit([Put(key_of(1, 2), b"x")], [])
+        assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+
+
+def test_a_log_without_its_database_is_damage(folder):
+    """SQLite would delete it, and with it what was acknowledged."""
+    with opened(folder) as store:
+        store.commit([Put(key_of(1, 2), b"x")], [])
+        log = (folder / "cache.db-wal").read_bytes()
+    (folder / "cache.db").unlink()
+    (folder / "cache.db-wal").write_bytes(log)
+    with pytest.raises(SpoolDamaged, match="missing, and its log is there"):
+        inspect(folder)
+    assert (folder / "cache.db-wal").read_bytes() == log
+
+
+@pytest.mark.parametrize(("sync", "damaged"), [("full", True), ("normal", False)])
+def test_a_hole_in_the_log_is_damage_where_commits_are_synced(folder, sync, damaged, caplog, tmp_path):
+    """SQLite would forget what is behind it without a word; after a power cut under `normal` that is as it should be, and is said."""
+    with opened(folder) as store:
+        for number in range(2, 9):
+            store.commit([Put(key_of(1, number), bytes(3000))], [])
+        left = {path.name: path.read_bytes() for path in folder.iterdir()}
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    log = bytearray(left["cache.db-wal"])
+    log[len(log) // 2] ^= 1
+    (copy / "cache.db").write_bytes(left["cache.db"])
+    (copy / "cache.db-wal").write_bytes(log)
+    if damaged:
+        with pytest.raises(
+            SpoolDamaged, match=r"of \d+ committed frames 1 are damaged or cut off, and SQLite would read \d+"
+        ):
+            Store(copy, sync)
+    else:
+        Store(copy, sync).close()
+        assert 'frames are not on disk whole: with sync = "normal" a power failure takes' in caplog.text
+
+
 def test_settings_are_as_demanded(folder):
     """Full sync, nothing evicted, nothing in files, no mmap, whatever another opener left in the database."""
     with closing(sqlite3.connect(folder / "cache.db")) as connection, connection:

@@ -135,6 +135,22 @@ def test_without_a_sync_a_hole_proves_nothing(hot):
     assert found.unread > 0
 
 
+def test_without_a_sync_the_index_proves_nothing(hot):
+    """`sync = "normal"`: after a power cut the index may know of commits that the disk never got. It is said, and is no damage."""
+    log, index = hot.take()
+    last, kept = commits(log)[-1], commits(log)[5]
+    scrambled = log.copy()
+    scramble(scrambled, kept + 1, count=last - kept)
+    for left, seen in ((log[: HEADER + kept * STEP], kept), (scrambled, kept), (b"", 0)):
+        found = look(left, index, synced=False)
+        assert (found.seen, found.unread, found.is_damaged) == (seen, last - seen, False)
+    assert look(log, index, synced=False) == look(log, index)
+    log += struct.pack(">II", 9, 0) + log[16:24] + bytes(8) + bytes(PAGE)
+    assert look(log, index, synced=False).unread == 0
+    hot.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    assert look(b"", hot.take()[1], synced=False).unread == 0
+
+
 def test_a_lost_header_does_not_lose_the_frames(hot):
     """SQLite would read nothing of it. The first frame goes on from the header's checksum and can't be checked, the others can."""
     log, index = hot.take()

@@ -1,0 +1,59 @@
+"""Verbs that read a daemon's books also where none runs: then they look into the state folder that is configured, and change nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from agentd.cli.ask import Daemon, NoDaemon
+from agentd.cli.options import daemon, load_config
+from agentd.cli.terminal import complain
+from agentd.errors import StateError
+
+if TYPE_CHECKING:
+    from agentd.config import Config
+    from agentd.spool.look import Look
+
+T = TypeVar("T")
+
+
+class Stopped:
+    """The state folder of a daemon that does not answer. Raises ConfigError."""
+
+    def __init__(self) -> None:
+        self.config: Config = load_config().config
+        self.directory = Path(self.config.spool.directory)
+        self.now_us = time.time_ns() // 1000
+
+    def __repr__(self) -> str:
+        return f"<Stopped daemon's folder {self.directory}>"
+
+
+def ask_or_look(
+    socket: str | None, ask: Callable[[Daemon], T], look_at: Callable[[Look, Stopped], T], timeout_s: float = 5.0
+) -> T:
+    """What the daemon says, or else what the disk says, with a line on standard error that it is the disk.
+
+    A daemon that was named by its socket is asked or nobody is. Raises StateError, SpoolDamaged, ConfigError.
+    """
+    try:
+        return ask(daemon(socket, timeout_s))
+    except NoDaemon as error:
+        if socket is not None:
+            raise
+        return _look(str(error).partition(":")[0], look_at)
+
+
+def _look(nobody: str, look_at: Callable[[Look, Stopped], T]) -> T:
+    from agentd.spool.look import look, running_pid
+
+    folder = Stopped()
+    pid = running_pid(folder.directory)
+    if not folder.directory.exists():
+        raise StateError(f"{nobody}, and no state folder {folder.directory}: nothing was ever kept there")
+    where = f"pid {pid} uses" if pid is not None else "looking into"
+    complain(f"{nobody}: {where} {folder.directory}" + (", which is read beside it" if pid is not None else ""))
+    with look(folder.directory, folder.now_us) as found:
+        return look_at(found, folder)

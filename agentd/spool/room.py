@@ -1,0 +1,164 @@
+"""Room for what comes: within a destination's quota, and on a disk that may be full; what is shed for it, and in which order (promise 6).
+
+A full disk is like a full queue, shared by all: what rows were deleted of is free room within the store, which new rows take without
+more of the disk. So what was delivered makes room, and where that is not enough older debug, then info events of whichever queue are
+shed for what may not be refused yet. Part of that room stays reserved for endings, seals, letters and journal (`RESERVED_BYTES`). How
+much there is is measured by each commit while the disk is full; of what is shed a whole page less a row is counted on before that.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+from msgspec import Struct
+
+from agentd.crashpoints import Point, reached
+from agentd.outcomes import Cause, State
+from agentd.records import LossClass
+from agentd.spool.committer import Committer
+from agentd.spool.directory import Segment
+from agentd.spool.folder import FLOOR_BYTES
+from agentd.spool.ledger import Ledger
+from agentd.spool.queue import Queue
+from agentd.spool.segments import lane_hash
+
+log = logging.getLogger("agentd.spool")
+
+SHED_STEP = 2**20  # room made at once, so that a full queue does not shed for each record anew
+KEPT_BYTES = (
+    FLOOR_BYTES  # free room that a full disk leaves within the store; what is more goes back to the file system
+)
+_PAGE_BYTES = 4096
+_COST = 2  # of a record on disk, beside its bytes in a segment: journal, reference and their indexes
+
+
+class _Need(Struct):
+    """How many bytes are lacking; 0 or less: none. Of what is shed in other queues, only the disk has anything."""
+
+    quota: int
+    disk: int
+
+    def is_met(self) -> bool:
+        return self.quota <= 0 and self.disk <= 0
+
+
+class Room:
+    """`tell(name, lanes)` hears which lanes see further since something was shed, `found` that the disk has room again."""
+
+    def __init__(
+        self, ledger: Ledger, committer: Committer, tell: Callable[[str, set[str]], None], found: Callable[[], None]
+    ) -> None:
+        self._ledger = ledger
+        self._committer = committer
+        self._tell = tell
+        self._found = found
+
+    def room_for(self, destination: str, size: int, loss: LossClass) -> bool:
+        """Whether `size` more bytes fit; sheds what is worth less for them where that makes them fit, and nothing in vain."""
+        queue = self._ledger.queues[destination]
+        need = self._need(queue, size)
+        if need.is_met():
+            return True
+        # what arrives may not push out what is worth more
+        classes = (LossClass.DEBUG,) if loss is LossClass.DEBUG else (LossClass.DEBUG, LossClass.INFO)
+        plan: dict[tuple[str, LossClass], list[Segment]] = {}
+        for shedding in classes:
+            for each in self._sources(queue, need):
+                if chosen := list(self._choose(each, shedding, need, is_own=each is queue)):
+                    plan[each.name, shedding] = chosen
+            if need.is_met():
+                for (name, of), segments in plan.items():
+                    self._shed(self._ledger.queues[name], of, segments)
+                return True
+        return False
+
+    def fits(self, destination: str, size: int) -> bool:
+        """Whether `size` more bytes fit as it is: nothing is shed for them."""
+        return self._need(self._ledger.queues[destination], size).is_met()
+
+    def has_disk_for(self, size: int) -> bool:
+        """Whether the disk has room for so much, whatever the quotas say."""
+        return self._lacking(size) <= 0
+
+    def _need(self, queue: Queue, size: int) -> _Need:
+        taken = queue.stored_bytes + self._committer.append_bytes(queue.name) + size
+        return _Need(taken - self._ledger.limits.quotas.get(queue.name, 0), self._lacking(size))
+
+    def _lacking(self, size: int) -> int:
+        """How much of the disk is lacking."""
+        return _COST * size - self._committer.free_inside(_COST) if self._ledger.disk_full else 0
+
+    # -- shedding ----------------------------------------------------------------------------------------------------
+
+    def _sources(self, queue: Queue, need: _Need) -> list[Queue]:
+        """Its own queue first; for room on the disk the others as well, the largest first."""
+        others = [other for other in self._ledger.queues.values() if other is not queue] if need.disk > 0 else []
+        return [queue, *sorted(others, key=lambda other: -other.stored_bytes)]
+
+    def _choose(self, queue: Queue, loss: LossClass, need: _Need, *, is_own: bool) -> Iterator[Segment]:
+        """The oldest of a class, until there is what is needed and a step more; `need` goes down with them."""
+        quota = SHED_STEP if is_own and need.quota > 0 else 0
+        disk = SHED_STEP if need.disk > 0 else 0
+        if not queue.index.class_bytes[loss]:
+            return
+        for segment in queue.index:
+            if not (quota and need.quota > -quota) and not (disk and need.disk > -disk):
+                return
+            if segment.loss is not loss or self._is_sealed(queue, segment):
+                continue
+            if not quota and not _frees(segment):
+                continue  # of a row that shares its page nobody knows what it gives
+            need.quota -= segment.size if is_own else 0
+            need.disk -= _frees(segment)
+            yield segment
+
+    def _is_sealed(self, queue: Queue, segment: Segment) -> bool:
+        covering = self._ledger.seals.covers(queue.name, segment.first, segment.last)
+        return any(segment.may_hold(lane_hash(seal.lane)) for seal in covering)
+
+    def _shed(self, queue: Queue, loss: LossClass, segments: list[Segment]) -> None:
+        queue.take_out(segments)
+        reached(Point.SHED_TAKEN)
+        for segment in segments:
+            self._committer.shed(queue.name, segment, _frees(segment))
+            self._ledger.lose(queue.name, segment, State.SHED, Cause.QUEUE_FULL)
+        records = sum(segment.live for segment in segments)
+        log.warning(
+            "%s: %s full, shed %d %s records", queue.name, "disk" if self._ledger.disk_full else "queue", records, loss,
+            extra={"action": "shed", "destination": queue.name},
+        )  # fmt: skip
+        reached(Point.SHED_BOOKED)
+        self._committer.wake()
+        self._tell(queue.name, queue.released())
+
+    # -- the disk ----------------------------------------------------------------------------------------------------
+
+    def check_disk(self) -> None:
+        """Look at the free space; call it now and then. All is as before as soon as there is room again."""
+        ledger = self._ledger
+        free = ledger.folder.free_bytes()
+        if ledger.disk_full:
+            if free > FLOOR_BYTES and ledger.folder.refill_ballast():
+                ledger.disk_full = False
+                self._committer.recovered()
+                log.warning("disk has room again: records are taken", extra={"action": "disk_recovered"})
+                self._found()
+        elif free < FLOOR_BYTES:
+            ledger.disk_full = True
+            ledger.free_inside = 0
+            self._committer.measure()
+            log.error(
+                "disk nearly full (%d bytes free): what there is no room for is refused",
+                free,
+                extra={"action": "disk_full"},
+            )
+
+    def may_give_back(self) -> bool:
+        """Whether free room within the store may go back to the file system: on a full disk it is all that there is."""
+        return not self._ledger.disk_full or self._ledger.free_inside > KEPT_BYTES
+
+
+def _frees(segment: Segment) -> int:
+    """What deleting its row surely gives: all of its pages but those that it shares."""
+    return max(0, segment.size - 2 * _PAGE_BYTES)
