@@ -67,6 +67,7 @@ _SETTLED_TICKS = (
 )
 _STREAM_KEEP_US = 7 * 86400 * 10**6
 _POLL_S = 0.02
+_LAST_WORD_S = 0.5
 _LAST_ANSWERS_S = 5.0  # for messages that are under way when the daemon is told to stop
 
 
@@ -353,8 +354,8 @@ class Daemon:
             courier.flush()
         keeper.drain()
         gates = asyncio.create_task(self._answer_gates(keeper, deadline), name="last gates")
-        await server.aclose(_LAST_ANSWERS_S + (drain_s if keeper.under_way else 0.0))
-        await gates
+        last_s = max(_LAST_WORD_S, min(_LAST_ANSWERS_S, drain_s))
+        await self._close(server, gates, last_s + (drain_s if keeper.under_way else 0.0))
         if self._beside:  # nobody comes after the command: what it has left open is not kept for a later start
             reaper.end_all()
         for courier in couriers.values():
@@ -372,6 +373,18 @@ class Daemon:
         if self.left:
             rest = ", ".join(f"{left.records} for {name}" for name, left in self.left.items())
             log.warning("%s stay on disk for the next start", rest, extra={"action": "left"})
+
+    async def _close(self, server: Server, gates: asyncio.Task[None], timeout_s: float) -> None:
+        """Let who is connected have his answer; told to hurry, those alone that are there."""
+        closing = asyncio.create_task(server.aclose(timeout_s), name="last answers")
+        hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
+        await asyncio.wait({closing, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        await gates
+        if not closing.done():
+            await asyncio.wait({closing}, timeout=_LAST_WORD_S)
+            server.abort()
+        await closing
 
     async def _answer_gates(self, keeper: Keeper, deadline: float) -> None:
         """Let gates that are under way come to an end, then write down what is certain of the others."""

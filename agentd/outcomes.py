@@ -63,8 +63,11 @@ class Scope(StrEnum):
     DESTINATION = "destination"
 
 
+RECORD = "record"  # kind of what is learned of a record that introduces nothing: local_id is then the record's own
+
+
 class Learned(Struct, frozen=True, gc=False):
-    """The platform's id for a client-made one, from the answer to the introducing call."""
+    """The platform's id for a client-made one, from the answer to the introducing call; or what it calls a record of its own."""
 
     kind: str
     local_id: str
@@ -75,6 +78,11 @@ class Delivered(Struct, frozen=True, tag=True):
     """The platform has it. `learned` names what it called things."""
 
     learned: tuple[Learned, ...] = ()
+
+    @property
+    def introduces(self) -> bool:
+        """Whether other records may have waited for a name of it."""
+        return any(fact.kind != RECORD for fact in self.learned)
 
 
 class Retry(Struct, frozen=True, tag=True):

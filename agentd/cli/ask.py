@@ -39,6 +39,7 @@ class Answer(NamedTuple):
 
     status: int
     document: Any
+    body: bytes = b""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -69,6 +70,10 @@ class Daemon:
         """The document at `path`; query values that are None are left out."""
         return self.ask("GET", path + _query(query)).document
 
+    def read(self, path: str, **query: object) -> bytes:
+        """The document at `path` to the byte, as it came."""
+        return self.ask("GET", path + _query(query)).body
+
     def post(self, path: str, *, body: bytes = b"", timeout_s: float | None = None, **query: object) -> Any:
         """What the daemon answers to `body`. `timeout_s` is for questions that the daemon takes its time over."""
         return self.ask("POST", path + _query(query), body, timeout_s).document
@@ -89,7 +94,8 @@ class Daemon:
         try:
             connection.request(method, target, body or None, {"Content-Type": JSON} if body else {})
             response = connection.getresponse()
-            return Answer(response.status, json.loads(response.read()))
+            answer = response.read()
+            return Answer(response.status, json.loads(answer), answer)
         except (FileNotFoundError, ConnectionRefusedError):
             raise NoDaemon(f"no daemon at {self.socket}: start one with 'agentd run'") from None
         except PermissionError:

@@ -187,11 +187,15 @@ def drop(destination: str, reason: str, socket: str | None, *, yes: bool, as_jso
 
 
 def _confirm(destination: str, facts: dict[str, Any]) -> None:
-    if not sys.stdin.isatty():
+    if not _can_ask():
         raise UsageError("--yes: say it where nobody can be asked; what is dropped does not come back")
     taken_for = f" ({facts['taken_for']})" if facts["taken_for"] else ""
     question = f"{number(facts['queued'])} records wait for {destination}{taken_for}: drop them all for good?"
     click.confirm(question, abort=True, err=True)
+
+
+def _can_ask() -> bool:
+    return sys.stdin.isatty()
 
 
 def _drop(destination: str, reason: str, socket: str | None, *, running: bool) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -86,6 +87,7 @@ def document(number: int, letter: Letter, *, whole: bool, carries: int | None = 
         "uid": letter.source.uid,
         "pid": letter.source.pid,
         "origin": letter.source.origin,
+        "sha256": sha256(letter.body).hexdigest(),  # as the journal has it
         "key": letter.key or None,
         "history": [{"at": rfc3339(t.at_us / 1e6), "status": t.status, "reason": t.reason} for t in letter.history],
         "answer": letter.answer,

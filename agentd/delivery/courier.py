@@ -116,6 +116,7 @@ class Courier:
         """Go on, and look at every lane anew: what it waited for may be gone."""
         self._suspended = False
         self._release()
+        self.touch({lane.key for lane in self.lanes})
 
     def _release(self, keys: list[str] | None = None) -> None:
         for lane in self.lanes.release(keys):
@@ -149,7 +150,7 @@ class Courier:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _sleep(self) -> None:
-        at = self._next_time()
+        at = None if self._suspended else self._next_time()
         if at is None:
             await self._wake.wait()
             return
@@ -161,8 +162,6 @@ class Courier:
             return
 
     def _next_time(self) -> float | None:
-        if self._suspended:
-            return None
         times = [time for time in (self.lanes.next_time(),) if time is not None]
         if self.circuit.health is not Health.OK and self.lanes.has_ready and not self.lanes.in_flight:
             times.append(self.circuit.until)
@@ -335,7 +334,7 @@ class Courier:
         reached(Point.SETTLE_BEGUN)
         future = self._outbox.settle(seal, entries, verdict.learned, tries)
         reached(Point.SETTLE_HANDED_OVER)
-        if verdict.learned:  # others may wait for these ids, and must not be sent before the ids are on disk
+        if verdict.introduces:  # others may wait for these ids, and must not be sent before the ids are on disk
             await future
             reached(Point.LEARN_STORED)
             self._release(self.lanes.waiting_for_references())
@@ -348,7 +347,7 @@ class Courier:
                 log.warning("%s: %s; waiting", self.settings.name, verdict.reason, extra={"action": "waiting"})
             self.circuit.wait(now, self._share(), verdict.reason, verdict.after_s)
             return  # the lane stays ready: the first one is the probe
-        lane.failed(now, self.counts.records)
+        lane.failed(now, self.counts.requests, self.counts.retries)
         self.circuit.lane_failed(now, self._share(), verdict.reason, verdict.after_s)
         poisoned = lane.is_poisoned(now) and self.circuit.health is Health.OK
         if poisoned and len(entries) > 1:

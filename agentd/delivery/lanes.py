@@ -38,18 +38,20 @@ class Lane(Struct):
     at: float = 0.0
     reason: str = ""
     failures: int = 0
-    own_failures: int = 0  # those between which other lanes got something through: they are this one's, not the destination's
+    own_failures: int = 0  # those since which others mostly got through: they are this one's, not the destination's
     first_failure: float = 0.0  # of these
-    deliveries: int = 0  # of all lanes, at the last failure
+    requests_then: int = 0  # of all lanes, at the last failure
+    retries_then: int = 0
     history: list[Try] = []  # what came to nothing since the last delivery, at most TRIES_KEPT, the oldest first
 
-    def failed(self, now: float, deliveries: int) -> None:
-        """Its batch failed; `deliveries` is how many the destination took of all lanes by now."""
-        self.failures += 1
-        if not self.own_failures or deliveries != self.deliveries:
+    def failed(self, now: float, requests: int, retries: int) -> None:
+        """Its batch failed; `requests` there were of all lanes by now, this one among them, and `retries` of these failed."""
+        others, in_vain = requests - self.requests_then - 1, retries - self.retries_then - 1
+        if not self.own_failures or 2 * in_vain < others:
             self.first_failure = self.first_failure if self.own_failures else now
             self.own_failures += 1
-        self.deliveries = deliveries
+        self.failures += 1
+        self.requests_then, self.retries_then = requests, retries
 
     def is_poisoned(self, now: float) -> bool:
         """Whether its batch keeps failing while others pass (promise 5)."""

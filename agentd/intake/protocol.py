@@ -133,6 +133,8 @@ class HttpProtocol(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """What aiohttp could not read as HTTP, in our form."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # the peer went within its request, or was sent away at the end: there is nobody to answer
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun already")
         text = " ".join((message or "the request could not be read").split())[:300]

@@ -374,13 +374,17 @@ class Server:
         for connection in list(self._open):
             connection.stop()
         await self._wait_until_gone(timeout_s)
-        for connection in list(self._open):
-            connection.abort()
+        self.abort()
         await self._wait_until_gone(_LAST_WORD_S)
         await self._runner.cleanup()
         if self._shared is not None:
             self._shared.watch.close()
         self._release()
+
+    def abort(self) -> None:
+        """End every connection now, answered or not: what `aclose` waits for is over."""
+        for connection in list(self._open):
+            connection.abort()
 
     async def _wait_until_gone(self, timeout_s: float) -> None:
         self._all_gone.clear()

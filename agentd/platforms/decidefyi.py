@@ -32,7 +32,8 @@ from agentd.exchange import (
     Unencodable,
 )
 from agentd.gating import Gate
-from agentd.outcomes import Delivered, Pause, Reject, Retry, Scope, Unknown, Verdict
+from agentd.identity import text_of
+from agentd.outcomes import RECORD, Delivered, Learned, Pause, Reject, Retry, Scope, Unknown, Verdict
 from agentd.platforms._decidefyi_gates import GATES
 from agentd.platforms._decidefyi_sdk import STAND_IN
 from agentd.platforms._decidefyi_wire import (
@@ -55,7 +56,7 @@ from agentd.standin import StandIn
 _PREFIX = "/api/decision"
 _NOT_SENT = frozenset({"id", "to", "agent_id", "extra", "decision_id"})  # ours; the decision's id is in the path
 
-# Call → where the SDK looks for the receipt, and names that only its receipt bears: none is a field of the request.
+# Call → where the SDK looks for the receipt, and names that only its receipt bears, its id first: none is a field of the request.
 _RECEIPTS = {
     "execution": ("execution", ("execution_receipt_id", "execution_hash", "decision_execution_version")),
     "outcome": ("outcome", ("outcome_id", "outcome_hash", "decision_outcome_version")),
@@ -117,13 +118,13 @@ class Decide:
         return Request(path, with_extra(_encode(_fields(record)), record.extra))
 
     def classify(self, call: Call, items: Sequence[Item], answer: Response | Lost, attempt: Attempt) -> Verdict:
-        del items
         if isinstance(answer, Lost):
             return lost(call, answer) or Unknown(answer.reason)
         body = object_in(answer.body)
         success = 200 <= answer.status < 300  # noqa: PLR2004 - which of them is a receipt's, no source says
         if success and (_is_receipt(call, body) or is_cut(answer)):
-            return Delivered()
+            receipt_id = text_in(_receipt(call, body), _RECEIPTS[call.name][1][0])
+            return Delivered((Learned(RECORD, text_of(items[0].record_id), receipt_id),) if receipt_id else ())
         reason = reason_of(answer, body)
         ours = is_envelope(body)
         verdict = _by_code(answer, body, attempt, reason) if ours else None
@@ -182,10 +183,12 @@ def _fields(record: Any) -> dict[str, Any]:
 
 def _is_receipt(call: Call, body: Mapping[str, Any]) -> bool:
     """Bare, as the documentation shows it, or under a name, as the SDK reads it."""
-    place, names = _RECEIPTS[call.name]
-    wrapped = body.get(place)
-    receipt = wrapped if isinstance(wrapped, dict) else body
-    return any(text_in(receipt, name) for name in names)
+    return any(text_in(_receipt(call, body), name) for name in _RECEIPTS[call.name][1])
+
+
+def _receipt(call: Call, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    wrapped = body.get(_RECEIPTS[call.name][0])
+    return wrapped if isinstance(wrapped, dict) else body
 
 
 def _by_code(answer: Response, body: Mapping[str, Any], attempt: Attempt, reason: str) -> Verdict | None:

@@ -29,7 +29,7 @@ from agentd.exchange import (
 )
 from agentd.gating import Gate
 from agentd.identity import text_of
-from agentd.outcomes import Delivered, Learned, Pause, Reject, Retry, Scope, Unknown, Verdict
+from agentd.outcomes import RECORD, Delivered, Learned, Pause, Reject, Retry, Scope, Unknown, Verdict
 from agentd.platforms._decisionos_gates import GATES
 from agentd.platforms._decisionos_sdk import STAND_IN
 from agentd.platforms._decisionos_wire import (
@@ -140,8 +140,10 @@ def _snapshot(record: Snapshot, item: Item, context: Context) -> dict[str, Any]:
 def _taken(item: Item, answer: Response, body: Body) -> Verdict:
     """A success names what it made. One that does not is asked again, which is safe: `requestId` makes it one decision."""
     local_id = _decoders["decision"].decode(item.body).decision_id if item.kind == "decision" else None
+    if body.id and local_id is not None:
+        return Delivered((Learned("decision", local_id, body.id),))
     if body.id:
-        return Delivered(() if local_id is None else (Learned("decision", local_id, body.id),))
+        return Delivered((Learned(RECORD, text_of(item.record_id), body.id),))
     if local_id is None and is_cut(answer):
         return Delivered()
     if body.error:

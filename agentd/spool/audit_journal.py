@@ -16,7 +16,7 @@ from agentd.identity import text_of
 from agentd.outcomes import Cause, State
 from agentd.queued import Entry
 from agentd.records import EVIDENCE
-from agentd.spool.booking import REPLAYED
+from agentd.spool.booking import MOVED, REPLAYED
 from agentd.spool.books import ADMITTED
 from agentd.spool.findings import Findings
 from agentd.spool.journal import Note, Row, decode_row
@@ -61,7 +61,7 @@ class Tallies(Struct):
             return
         place = (note.destination, note.kind)
         if note.state is State.QUEUED:
-            self.counts[(*place, ADMITTED)] += note.cause != REPLAYED
+            self.counts[(*place, ADMITTED)] += note.cause not in (REPLAYED, MOVED)
         elif note.cause == Cause.SPOOL_FULL:
             self.counts[(*place, ADMITTED)] -= note.state is State.PURGED
         else:
@@ -184,6 +184,8 @@ class JournalCheck:
         found: dict[str, set[int]] = {}
         for note in self._notes():
             number = note.queue_number
+            if note.was_number and note.was_number % parts == part:
+                found.setdefault(note.destination, set()).discard(note.was_number)
             if number and number % parts == part and note.kind in EVIDENCE and note.destination:
                 if note.state is State.QUEUED:
                     found.setdefault(note.destination, set()).add(number)

@@ -18,6 +18,7 @@ from agentd.spool.tables import Table
 from agentd.spool.writer import Append, Pending
 
 REPLAYED = "replayed"  # in the journal: why a dead record waits again
+MOVED = "moved"  # and why a queued one has another number
 
 
 def book(ledger: Ledger, append: Append, now: int) -> None:

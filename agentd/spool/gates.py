@@ -85,11 +85,14 @@ class GateShelf:
             0, UUID(gate.gate_id).bytes, gate.lane, f"gate.{gate.gate}", LossClass.KEEP, gate.source, gate.asked_us,
             gate.request,
         )  # fmt: skip
-        facts: dict[str, str | bool] = {
-            "cause": step, "key": gate.idempotency_key, "platform_id": gate.platform_id or "",
+        facts: dict[str, str | bool | int] = {
+            "cause": step, "key": gate.idempotency_key, "platform_id": gate.platform_id or "", "run": gate.run_id or "",
+            "local_id": gate.local_id, "tries": gate.tries,
         }  # fmt: skip
         if step in _WORDS:
             facts |= {"proceed": gate.proceed, "fail_open": gate.fail_open}
+            if gate.resolved_by is not None:
+                facts |= {"by": gate.resolved_by, "reason": gate.note}
         return Noted(entry, state, gate.destination, facts)
 
     # -- references --------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from agentd.spool.checked import pack, unpack
 
 
 class Note(Struct, array_like=True, omit_defaults=True):
-    """One entry. `state` QUEUED is the admission or a replay; any other is how the record ended at that destination."""
+    """One entry. `state` QUEUED is the admission, a replay or a later place; any other is how the record ended at that destination."""
 
     number: int
     state: State
@@ -53,6 +53,8 @@ class Note(Struct, array_like=True, omit_defaults=True):
     tries: int = 0
     by: int = -1  # uid of who had it replayed, purged or resolved
     reason: str = ""  # and why, in that person's words
+    local_id: str = ""  # what it introduces, by the name that its client gave it: a decision, a gate's answer
+    was_number: int = 0  # in its destination's queue, of a record that has taken a later place
 
 
 class Row(NamedTuple):
@@ -73,6 +75,7 @@ class _Facts(Struct):
     """What the journal says of a record beside what its entry in the queue knows."""
 
     run_id: str = ""
+    decision_id: str | None = None
     occurred_at: datetime | None = None
     captured_at: datetime | None = None
     started_at: datetime | None = None
@@ -103,10 +106,12 @@ class Journal:
     def note(self, entry: Entry, state: State, destination: str, at_us: int, **facts: str | bool | int) -> None:
         """Add an entry for a record's step.
 
-        `facts`: cause, key, platform_id, tries, by, reason, run; of a gate's verdict proceed and fail_open too.
+        `facts`: cause, key, platform_id, tries, by, reason, run, local_id; of a gate's verdict proceed and fail_open too.
         """
         said = _facts_of(entry)
         facts.setdefault("run", said.run_id)
+        if entry.kind == "decision" and said.decision_id:
+            facts.setdefault("local_id", said.decision_id)
         self.pending.append(
             Note(
                 0,

@@ -11,20 +11,16 @@ import logging
 import sqlite3
 from collections.abc import Callable
 
-import msgspec
-
 from agentd.errors import SpoolDamaged, StateError
 from agentd.outcomes import Cause, State
 from agentd.queued import Entry
-from agentd.spool import letters, segments
+from agentd.spool import segments
 from agentd.spool.committer import RETRY_S, Committer
 from agentd.spool.folder import Folder
 from agentd.spool.ledger import Ledger
-from agentd.spool.letters import Letter
 from agentd.spool.mending import bury_introducers
 from agentd.spool.storage import Storage
 from agentd.spool.store import Rows
-from agentd.spool.tables import Table
 
 log = logging.getLogger("agentd.spool")
 
@@ -93,10 +89,6 @@ class Loader:
         self._committer.delete_segment(key)
         self._committer.wake()
 
-    async def dead_letters(self, wanted: Callable[[letters.Brief], bool], limit: int) -> list[Letter]:
-        """The newest dead letters that match, the newest first."""
-        return await self._storage.run(_read_letters, wanted, limit)
-
     async def count_lane(self, name: str, lane: str) -> int:
         """How many records of a lane are queued; reads the segments that may hold them."""
         count = None
@@ -133,23 +125,3 @@ def _keep_copy(store: Rows, folder: Folder, key: int) -> None:
         folder.keep("segments", f"{key:x}", value)
     except (StateError, sqlite3.Error, OSError) as error:
         log.error("can't keep a copy of segment %#x: %s", key, error, extra={"action": "quarantine"})
-
-
-_ANSWER_BYTES = 4 * 2**20
-
-
-def _read_letters(store: Rows, wanted: Callable[[letters.Brief], bool], limit: int) -> list[Letter]:
-    keys = [key for key, tag, _ in store.tags(Table.DEAD) if wanted(letters.decode_brief(tag))]
-    found: list[Letter] = []
-    size = 0
-    for key in reversed(keys[-limit:] if limit else keys):
-        if limit and found and size > _ANSWER_BYTES:
-            break  # a listing shows the newest; dead letters may hold a megabyte each
-        try:
-            value = store.read(key)
-            if value is not None:
-                found.append(letters.decode(value))
-                size += len(value)
-        except (SpoolDamaged, msgspec.MsgspecError) as error:
-            log.error("dead letter %#x can't be read: %s", key, error, extra={"action": "damaged"})
-    return found

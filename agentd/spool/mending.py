@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
 from agentd.errors import SpoolDamaged
-from agentd.outcomes import State
+from agentd.outcomes import Cause, State
 from agentd.queued import DEAD, GATE_LANE, INTRODUCED, KNOWN, Ref
 from agentd.records import RUN_ENDS, LossClass
 from agentd.spool import journal as journals
@@ -156,6 +156,27 @@ def _read(store: Rows, key: int) -> bytes | None:
         return store.read(key)
     except SpoolDamaged:
         return b""
+
+
+def book_missing(ledger: Ledger, name: str, kind: str, missing: int, known: Iterable[tuple[int, int]]) -> None:
+    """Records that the books hold and the disk does not: quarantined, in the books, the journal and the log."""
+    numbers = where(ledger, name, known)
+    log.error(
+        "%s: %d records (%s) are missing on disk: booked as quarantined; they are among the numbers %s",
+        name, missing, kind, numbers, extra={"action": "quarantine", "destination": name},
+    )  # fmt: skip
+    ledger.books.end(name, kind, State.QUARANTINED, Cause.DAMAGED, missing)
+    now = ledger.now_us()
+    ledger.journal.note_lost(
+        name,
+        kind,
+        missing,
+        state=State.QUARANTINED,
+        numbers=numbers,
+        admitted_us=now,
+        at_us=now,
+        cause=str(Cause.DAMAGED),
+    )
 
 
 def where(ledger: Ledger, name: str, known: Iterable[tuple[int, int]]) -> str:

@@ -65,14 +65,12 @@ class Rebuilt(Struct):
 
     def __str__(self) -> str:
         lost = Counter(Table(each.key >> TABLE_BITS).name for each in self.lost)
-        parts = [
-            f"{_by_table(self.taken)} rows taken over",
-            f"{_by_table(lost)} lost" + ("" if self.counted else " that are known of"),
-        ]
+        known = "" if self.counted else " that is known of"
+        parts = [f"{_by_table(self.taken) or 'no'} rows taken over", f"{_by_table(lost) or 'nothing'} lost{known}"]
         if self.foreign:
-            parts.append(f"{self.foreign} that agentd did not write left out")
+            parts.append(f"{self.foreign} rows that agentd did not write left out")
         if self.frames:
-            parts.append(f"{self.frames} frames of the write-ahead log lost")
+            parts.append(f"{self.frames} frames of the write-ahead log lost, and what was acknowledged in them")
         if lost[Table.ENDED.name]:
             parts.append("records whose ending is lost are sent a second time")
         if self.stray:
@@ -81,7 +79,7 @@ class Rebuilt(Struct):
 
 
 def _by_table(rows: Counter[str]) -> str:
-    return ", ".join(f"{count} {table.lower()}" for table, count in sorted(rows.items())) or "no"
+    return ", ".join(f"{count} {table.lower()}" for table, count in sorted(rows.items()))
 
 
 def is_ours(key: int) -> bool:

@@ -22,7 +22,7 @@ import msgspec
 
 from agentd.crashpoints import Point, reached
 from agentd.errors import ConfigError, SpoolDamaged, StateError
-from agentd.outcomes import Cause, State
+from agentd.outcomes import State
 from agentd.spool import gaterows, letters, mending, segments
 from agentd.spool.checked import unpack
 from agentd.spool.committer import RETRY_S
@@ -118,7 +118,10 @@ class Survey:
         self._rebuilt = rebuilt or Rebuilt()
         self._missing = False  # records
         self._dead: Counter[tuple[str, str, str]] = Counter()  # letters by destination, kind and cause
-        ledger.quarantined_rows += len(self._rebuilt.lost) + self._rebuilt.foreign
+        lost = self._rebuilt
+        ledger.quarantined_rows += (
+            len(lost.lost) + lost.foreign + lost.frames
+        )  # a frame is a page of rows, nobody knows which
         self.gone: list[int] = []
         self.repaired: list[Put] = []
         self.changed: set[str] = set()  # destinations that are others now than those that their rows were written for
@@ -302,28 +305,14 @@ class Survey:
             for kind in sorted({*live, *booked}):
                 missing = booked.get(kind, 0) - live[kind]
                 if missing > 0:
-                    self._book_missing(name, kind, missing)
+                    self._missing = True
+                    mending.book_missing(self.ledger, name, kind, missing, self._rebuilt.numbers.get(name, ()))
                 elif missing < 0:
                     log.error(
                         "%s: %d records (%s) more on disk than in the books: booked as admitted", name, -missing, kind,
                         extra={"action": "recovered"},
                     )  # fmt: skip
                     self.ledger.books.admit(name, kind, -missing)
-
-    def _book_missing(self, name: str, kind: str, missing: int) -> None:
-        ledger = self.ledger
-        self._missing = True
-        numbers = mending.where(ledger, name, self._rebuilt.numbers.get(name, ()))
-        log.error(
-            "%s: %d records (%s) are missing on disk: booked as quarantined; they are among the numbers %s",
-            name, missing, kind, numbers, extra={"action": "quarantine", "destination": name},
-        )  # fmt: skip
-        ledger.books.end(name, kind, State.QUARANTINED, Cause.DAMAGED, missing)
-        now = ledger.now_us()
-        ledger.journal.note_lost(
-            name, kind, missing, state=State.QUARANTINED, numbers=numbers, admitted_us=now, at_us=now,
-            cause=str(Cause.DAMAGED),
-        )  # fmt: skip
 
     # -- the other tables --------------------------------------------------------------------------------------------
 

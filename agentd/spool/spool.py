@@ -17,10 +17,12 @@ from typing import Concatenate, ParamSpec, TypeVar
 from msgspec.structs import replace
 
 from agentd.crashpoints import Point, reached
-from agentd.outcomes import Cause, Learned, State
+from agentd.identity import text_of
+from agentd.outcomes import RECORD, Cause, Learned, State
 from agentd.queued import Death, Entry, Ref, Seal
 from agentd.records import EVIDENCE, INTRODUCES, RUN_ENDS, LossClass
 from agentd.spool import letters
+from agentd.spool.booking import MOVED
 from agentd.spool.checked import pack
 from agentd.spool.committer import RETRY_S, Committer
 from agentd.spool.compact import Compactor
@@ -272,7 +274,11 @@ class Spool:
         """The platform has the batch, after `tries` requests."""
         name, now = seal.destination, self.ledger.now_us()
         platform_ids: dict[int, str] = {}  # introducer's number → the platform's name for what it introduced
+        called: dict[str, str] = {}  # record's id → the platform's
         for fact in learned:
+            if fact.kind == RECORD:
+                called[fact.local_id] = fact.platform_id
+                continue
             ref = self.refs.learn(name, fact.kind, fact.local_id, fact.platform_id, now)
             if ref is not None:
                 platform_ids[ref.number] = fact.platform_id
@@ -283,7 +289,7 @@ class Spool:
             self.books.end(name, entry.kind, State.DELIVERED, "")
             self._end_of_run(name, entry)
             if entry.kind in EVIDENCE:
-                platform_id = platform_ids.get(entry.number, "")
+                platform_id = platform_ids.get(entry.number) or (called and called.get(text_of(entry.record_id))) or ""
                 self.journal.note(entry, State.DELIVERED, name, now, key=seal.key, platform_id=platform_id, tries=tries)
         self._committer.retire(seal)
         return self._committer.waiter()
@@ -328,6 +334,9 @@ class Spool:
         """Queued records that no seal covers take the end of the queue, in this order, in one commit. They keep their ids."""
         ended = self._end(name, entries)
         again = [replace(entry, number=self.number(name), segment=0, index=0) for entry in ended]
+        for old, new in zip(ended, again, strict=True):
+            if new.kind in EVIDENCE:
+                self.journal.note(new, State.QUEUED, name, self.ledger.now_us(), cause=MOVED, was_number=old.number)
         return self._committer.give_back(name, again)
 
     def discard_stale(self, destination: str, entries: Sequence[Entry]) -> asyncio.Future[None]:
@@ -386,10 +395,6 @@ class Spool:
     def fill(self, name: str) -> None:
         """See to it that the window of a destination is read from disk as far as there is room."""
         self._loader.fill(name)
-
-    async def dead_letters(self, wanted: Callable[[letters.Brief], bool], limit: int) -> list[Letter]:
-        """The newest dead letters that match, the newest first."""
-        return await self._loader.dead_letters(wanted, limit)
 
     async def count_lane(self, name: str, lane: str) -> int:
         """How many records of a lane are queued; reads the segments that may hold them."""

@@ -74,6 +74,7 @@ _OURS = (
 )
 _LOCK_TIMEOUT_S = 5.0
 _CLAIM = 1  # the key of a row that is there for a moment; no table has it
+_MESSAGE = 200  # characters of what SQLite finds wrong: the first faults of a list
 _VACUUM_PAGES = 1000  # 4 MiB and about 3 ms a step
 
 
@@ -234,11 +235,13 @@ class Store:
         self._restart_log()
 
     def free_bytes(self) -> int:
-        """Room within the database, of rows that were deleted."""
+        """Room within the database, of rows that were deleted, as far as its file has the place for it already."""
         connection = self._cache._con  # noqa: SLF001 - diskcache has no public query
-        (pages,) = connection.execute("PRAGMA freelist_count").fetchone()
-        (page_size,) = connection.execute("PRAGMA page_size").fetchone()
-        return int(pages * page_size)
+        free, pages, page_size = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_count", "page_size")
+        )
+        owed = pages * page_size - (Path(self._cache.directory) / "cache.db").stat().st_size  # what is in the log alone
+        return int(max(0, free * page_size - max(0, owed)))
 
     def read(self, key: int) -> bytes | None:
         """A row's value, None if there is none. Raises SpoolDamaged, sqlite3.OperationalError for a disk that fails."""
@@ -360,7 +363,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise SpoolDamaged(f"{path}: its schema holds {foreign[0]}, which agentd has not made")
     found = [row[0] for row in connection.execute("PRAGMA integrity_check(10)")]
     if found != ["ok"]:
-        raise SpoolDamaged(f"{path}: {' '.join(found[0].split())}")
+        raise SpoolDamaged(f"{path}: {' '.join(found[0].split())[:_MESSAGE]}")
     if not {("table", "Cache"), ("table", "Settings")} <= {(kind, name) for kind, name, _ in schema}:
         raise SpoolDamaged(f"{path}: its tables are missing")
     settings = dict(connection.execute("SELECT key, value FROM Settings"))

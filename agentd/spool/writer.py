@@ -33,7 +33,7 @@ class Noted(NamedTuple):
     entry: Entry
     state: State
     destination: str
-    facts: dict[str, str | bool]
+    facts: dict[str, str | bool | int]
 
 
 class Returned(NamedTuple):

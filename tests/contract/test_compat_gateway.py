@@ -48,6 +48,7 @@ class FakeSink:
         self.full = 0
         self.refuse_with = None
         self.faults = []
+        self.kept = []
 
     def submit(self, message, peer, *, stream, origin, hold):
         assert (stream, origin, hold) == (None, "sdk", False)
@@ -72,6 +73,9 @@ class FakeSink:
 
     def refuse(self, cause, detail, peer):
         self.faults.append((str(cause), detail))
+
+    def keep(self, raw, reason, peer, origin):
+        self.kept.append((raw, reason, origin))
 
     def knows(self, uid, record_id):
         return record_id in self.ids

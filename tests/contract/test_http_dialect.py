@@ -9,13 +9,15 @@ import os
 import shutil
 import socket
 import tempfile
+from uuid import UUID
 
 import aiohttp
 import pytest
 
 from agentd.config import Config, Intake, Listen
 from agentd.errors import RecordError
-from agentd.intake import Peer
+from agentd.intake import Grant, Peer
+from agentd.intake.letters import Selection, add_letters
 from agentd.intake.routes import build_app
 from agentd.intake.server import Server
 from agentd.wire import Ack, Rejected
@@ -23,6 +25,7 @@ from agentd.wire import Ack, Rejected
 EVENT = {"kind": "event", "run_id": "r1", "type": "step"}
 BAD = EVENT | {"level": "loud"}
 JSON = {"Content-Type": "application/json"}
+ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 NDJSON = {"Content-Type": "application/x-ndjson"}
 ME = Peer(uid=os.getuid(), gid=os.getgid(), pid=os.getpid())
 
@@ -37,6 +40,7 @@ class FakeSink:
         self.taken = []
         self.futures = []
         self.refused = []
+        self.kept = []
         self.called = asyncio.Event()
 
     def hello(self, hello, peer):
@@ -63,6 +67,10 @@ class FakeSink:
 
     def refuse(self, cause, detail, peer):
         self.refused.append((cause, detail, peer))
+
+    def keep(self, raw, reason, peer, origin):
+        if raw:
+            self.kept.append((raw, reason, peer, origin))
 
 
 class FakeControl:
@@ -94,9 +102,17 @@ class FakeControl:
     async def run(self, run_id, **_):
         return {"run_id": run_id} if run_id == "known/r 1" else None
 
-    async def dead_letters(self, **filters):
-        self.calls.append(filters)
+    async def listing(self, chosen, viewer, **asked):
+        self.calls.append((chosen, viewer, asked))
         return self.letters
+
+    async def replay(self, chosen, admin, *, force):
+        self.calls.append((chosen, admin, force))
+        return {"replayed": 1, "left": {}}
+
+    async def purge(self, chosen, admin, reason):
+        self.calls.append((chosen, admin, reason))
+        return {"purged": 1}
 
     def may_decide(self, peer):
         return self.is_admin(peer)
@@ -133,7 +149,9 @@ async def start(**intake):
     folder = tempfile.mkdtemp(prefix="ad-")
     sink, control = FakeSink(), FakeControl()
     config = Config(listen=Listen(socket=f"{folder}/s"), intake=Intake(**intake))
-    server = Server(config, sink, build_app(sink, control, config))
+    app = build_app(sink, control, config)
+    add_letters(app, control, control)
+    server = Server(config, sink, app)
     await server.start()
     return server, House(folder, sink, control)
 
@@ -443,11 +461,102 @@ async def test_dead_letters_are_asked_for_with_who_asks(house):
     house.control.admin = False
     assert (await house.call("GET", "/v1/dead-letters"))[2] == [{"id": "x"}]
     await house.call("GET", "/v1/dead-letters?limit=3&destination=agentos&run=r1&cause=rejected")
-    nobody = {"destination": None, "run": None, "cause": None}
+    await house.call("GET", f"/v1/dead-letters?id={ID}&id={ID.upper()}&older=7d&after=17")
+    nobody = {"admin": False, "grant": Grant()}
     assert house.control.calls == [
-        nobody | {"limit": 100, "viewer": ME, "admin": False},
-        {"limit": 3, "destination": "agentos", "run": "r1", "cause": "rejected", "viewer": ME, "admin": False},
+        (Selection(), ME, nobody | {"limit": 100, "after": None}),
+        (Selection(frozenset(), "agentos", "r1", "rejected"), ME, nobody | {"limit": 3, "after": None}),
+        (Selection(frozenset([UUID(ID).bytes]), older_s=604_800.0), ME, nobody | {"limit": 100, "after": 17}),
     ]
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("id=17", "id: expected a record's id, a UUID such as"),
+        ("cause=rejeted", "cause: expected one of rejected, too_large, "),
+        ("older=soon", "older: expected a number with a unit"),
+        ("after=-1", "after: expected 0 to "),
+        ("destinaton=x", "'destinaton': no such parameter; expected id, destination, run, cause, older, limit, after"),
+    ],
+)
+async def test_a_question_about_letters_that_makes_no_sense_is_400(house, query, said):
+    """What is misspelt is not ignored: the answer would be to another question."""
+    answer = await house.call("GET", f"/v1/dead-letters?{query}")
+    assert error_of(answer) == (400, "bad_request")
+    assert answer[2]["error"]["message"].startswith(said)
+    assert house.control.calls == []
+
+
+async def test_letters_are_replayed_as_they_were_chosen(house):
+    """By ids, destination, run, cause and age, or all of them in so many words; by force only if that is said."""
+    body = {"ids": [ID], "destination": "d", "run": "r", "cause": "rejected", "older_than": "90s", "force": True}
+    assert (await house.call("POST", "/v1/dead-letters/replay", json=body))[2] == {"replayed": 1, "left": {}}
+    await house.call("POST", "/v1/dead-letters/replay", json={"all": True})
+    assert house.control.calls == [
+        (Selection(frozenset([UUID(ID).bytes]), "d", "r", "rejected", 90.0), ME, True),
+        (Selection(), ME, False),
+    ]
+
+
+async def test_letters_are_purged_for_a_reason(house):
+    """Which the journal will keep, on one line."""
+    body = {"run": "r", "reason": " a test,\n ticket 17 "}
+    assert (await house.call("POST", "/v1/dead-letters/purge", json=body))[2] == {"purged": 1}
+    assert house.control.calls == [(Selection(run="r"), ME, "a test, ticket 17")]
+
+
+@pytest.mark.parametrize("verb", ["replay", "purge"])
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({}, "an empty choice: say ids, destination, run, cause or older_than, or "),
+        ({"ids": []}, "an empty choice"),
+        ({"all": False}, "an empty choice"),
+        ({"all": True, "run": "r"}, "$.all: goes with none of ids"),
+        ({"idz": [ID]}, "$.idz: unknown field"),
+        ({"ids": ["17"]}, "$.ids: expected a record's id"),
+        ({"ids": ID}, "$.ids: expected"),
+        ({"cause": "x"}, "cause: expected one of rejected"),
+        ({"older_than": "soon"}, "$.older_than: expected a number with a unit"),
+        ({"older_than": -1}, "$.older_than: expected a duration between"),
+        (b"{", "the body is no JSON"),
+        (b"[]", "$: expected"),
+    ],
+)
+async def test_a_choice_of_letters_that_makes_no_sense_is_400(house, verb, body, said):
+    """Nothing is replayed or purged by an oversight, and the field is named."""
+    why = {"reason": "why"} if verb == "purge" else {}
+    data = body if isinstance(body, bytes) else json.dumps(body | why).encode()
+    answer = await house.call("POST", f"/v1/dead-letters/{verb}", data=data)
+    assert error_of(answer) == (400, "bad_request")
+    assert answer[2]["error"]["message"].startswith(said)
+    assert house.control.calls == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "body"),
+    [
+        ("purge", {"all": True}),
+        ("purge", {"all": True, "reason": " "}),
+        ("purge", {"all": True, "reason": "x" * 1001}),
+        ("purge", {"all": True, "reason": "x", "force": True}),
+        ("replay", {"all": True, "reason": "x"}),
+    ],
+)
+async def test_a_purge_has_a_reason_and_a_replay_has_none(house, verb, body):
+    """What belongs to the one is an unknown field of the other."""
+    answer = await house.call("POST", f"/v1/dead-letters/{verb}", json=body)
+    assert error_of(answer) == (400, "bad_request")
+    assert house.control.calls == []
+
+
+@pytest.mark.parametrize("verb", ["replay", "purge"])
+async def test_letters_are_moved_by_who_may_decide_alone(house, verb):
+    """403 before anything of the body is read."""
+    house.control.admin = False
+    assert error_of(await house.call("POST", f"/v1/dead-letters/{verb}", data=b"{")) == (403, "forbidden")
+    assert house.control.calls == []
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "x", "", "1001", "99999999999999999999", "1e2"])

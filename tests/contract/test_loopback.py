@@ -22,6 +22,7 @@ from agentd.intake import NO_TOKEN, Grant, Peer
 from agentd.intake.access import Access
 from agentd.intake.answers import Unauthorized
 from agentd.intake.door import grant_of, peer_of_request
+from agentd.intake.letters import add_letters
 from agentd.intake.routes import build_app
 from agentd.intake.server import Server
 from agentd.wire import Ack, frame
@@ -36,6 +37,9 @@ class FakeSink:
     def __init__(self):
         self.taken = []
         self.refused = []
+
+    def keep(self, raw, reason, peer, origin):
+        """Nothing here is evidence."""
 
     def submit(self, message, peer, *, stream, origin, hold):
         self.taken.append((message, peer, origin))
@@ -52,8 +56,7 @@ class FakeControl:
 
     def __init__(self):
         self.flushed = 0
-        letter = {"destination": "cloud", "answer": "no", "record": {}}
-        self.letters = [letter | {"agent": "billing"}, letter | {"agent": "ops"}]
+        self.asked = []
 
     def status(self):
         return {"state": "running"}
@@ -74,8 +77,9 @@ class FakeControl:
     async def run(self, run_id, **_):
         return {"run_id": run_id}
 
-    async def dead_letters(self, **filters):
-        return self.letters
+    async def listing(self, chosen, viewer, **asked):
+        self.asked.append(asked)
+        return []
 
     def may_decide(self, peer):
         return self.is_admin(peer)
@@ -119,6 +123,7 @@ class House:
             destinations={"cloud": Destination("agentos")},
         )
         app = build_app(self.sink, self.control, config, Access(security, [BILLING, ANY]))
+        add_letters(app, self.control, self.control)
         app.router.add_route("*", "/cloud/{tail:.*}", self._stand_in)
         server = Server(config, self.sink, app)
         await server.start()
@@ -301,13 +306,18 @@ async def test_nobody_over_tcp_is_an_admin(house):
     assert (answer.status, answer.code, house.control.flushed) == (403, "forbidden", 0)
 
 
-async def test_dead_letters_of_other_agents_are_counted_only(house):
-    """Who may speak for one agent sees the contents of its letters, and that there are others."""
+async def test_dead_letters_are_shown_within_a_tokens_grant(house):
+    """What may be seen of them is decided with what the token allows; replaying and purging are nobody's here."""
     await house.start()
-    own, other = json.loads((await house.ask("/v1/dead-letters", Authorization=f"Bearer {BILLING}")).body)
-    assert set(own) == {"destination", "agent", "answer", "record"}
-    assert set(other) == {"destination", "agent"}
-    assert json.loads((await house.ask("/v1/dead-letters")).body) == house.control.letters
+    await house.ask("/v1/dead-letters", Authorization=f"Bearer {BILLING}")
+    await house.ask("/v1/dead-letters")
+    assert [(asked["admin"], asked["grant"]) for asked in house.control.asked] == [
+        (False, Grant(("billing",), frozenset({"cloud"}))),
+        (False, Grant()),
+    ]
+    for verb in ("replay", "purge"):
+        answer = await house.ask(f"/v1/dead-letters/{verb}", "POST")
+        assert (answer.status, answer.code) == (403, "forbidden")
 
 
 async def test_below_a_destination_its_handler_asks_for_the_token(house):

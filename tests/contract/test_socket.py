@@ -39,6 +39,7 @@ class FakeSink:
         self.taken = []
         self.futures = []
         self.refused = []
+        self.kept = []
         self.hellos = []
         self.owners = []
         self._changed = asyncio.Event()
@@ -90,6 +91,10 @@ class FakeSink:
     def refuse(self, cause, detail, peer):
         self.refused.append((cause, detail, peer))
         self._changed.set()
+
+    def keep(self, raw, reason, peer, origin):
+        if raw:
+            self.kept.append((raw, reason, peer, origin))
 
 
 class FakeControl:

@@ -8,8 +8,8 @@
     world.finish()                             # waits until all is delivered, stops the daemon, audits
 
 The audit: the sandbox holds what was acknowledged and nothing else, each run in order, every batch under one key with one
-body, the books of the daemon add up, SIGTERM ends it with exit code 0, and its log has no traceback, no defect and no error
-that the test did not announce.
+body, the books of the daemon add up, SIGTERM ends it with exit code 0, its log has no traceback, no defect and no error that the
+test did not announce, and what it leaves on disk is audited as `agentd audit` does it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from agentd.sandbox import Answer, Call, Face, Sandbox
+from agentd.spool import audit as audits
+from agentd.spool.findings import Severity
+from agentd.spool.look import open_rows
 
 AGENT = "0b0c2a1e-8a7c-4d3f-9a55-2f1f0c6b7a11"
 KEY = "aos_agent_end_to_end"
@@ -711,6 +714,7 @@ class World:
                 assert daemon.stop() == 0, daemon.tail()
             if daemon.log.exists():
                 assert daemon.faults_in_log() == []
+            audit_disk(daemon.state)
         return letters, shed
 
     def close(self) -> None:
@@ -720,6 +724,14 @@ class World:
         self.platform.close()
         self._clean.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def audit_disk(state: Path) -> None:
+    """Books, journal and records of a state folder that nobody uses, recomputed from the disk: nothing contradicts anything."""
+    if (state / "spool" / "cache.db").exists():
+        with open_rows(state) as store:
+            found = audits.audit(store).findings
+        assert [f"{each.where}: {each.what}" for each in found if each.severity is Severity.ERROR] == []
 
 
 def audit(ledger: Ledger, platform: Platform, letters: list[dict[str, Any]], shed: int) -> None:

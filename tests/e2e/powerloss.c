@@ -8,7 +8,7 @@
  * flock(2) keeps processes apart, the one that wants to kill this one included (it takes the lock first, so that no call is
  * cut from its entry), a mutex the threads. powerloss_kit.py reads the log.
  *
- * Before each call it is noted how the mapped file begins, if that has changed: stores into it are no calls.
+ * Before each entry it is noted how the mapped file begins, if that has changed: stores into memory are no calls.
  *
  * What the log can't say makes an entry UNMODELLED with the call's name, for the reader to refuse; calls that the C library
  * makes within itself (fopen) are not seen, which is why the reader compares its end with the real folder.
@@ -49,9 +49,9 @@ static size_t root_size;
 static int log_fd = -1;
 static unsigned char ours[FDS]; /* file descriptors of files below the root */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static const void *mapped; /* the file that is mapped shared and writable: SQLite's -shm, and its beginning as it was noted last */
+static const void *mapped; /* the file that is mapped shared and writable: SQLite's -shm */
 static int mapped_fd;
-static unsigned char mapped_was[512];
+static unsigned char mapped_was[512]; /* its beginning as it was noted last */
 
 __attribute__((constructor)) static void begin(void)
 {
@@ -61,7 +61,7 @@ __attribute__((constructor)) static void begin(void)
     root_size = strlen(root);
     log_fd = syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
     if (log_fd >= 0) { /* out of the way of programs that count on low numbers */
-        int high = fcntl(log_fd, F_DUPFD_CLOEXEC, 900);
+        int high = fcntl(log_fd, F_DUPFD_CLOEXEC, 200);
         syscall(SYS_close, log_fd);
         log_fd = high;
     }

@@ -16,7 +16,8 @@ The model, which promises no more than POSIX does and so less than any file syst
 - A name in a folder lasts once the folder itself was synced, whatever was synced in it (fsync(2): "does not necessarily ensure
   that the entry in the directory containing the file has also reached disk"). Until then it may be there, missing, or still
   mean the file that it meant before. ext4, xfs and btrfs keep more: there fsync of a new file brings its name along.
-- Nothing else lasts: neither close nor sync_file_range, nor time. What is mapped shared (SQLite's -shm) may hold anything that it has held.
+- Nothing else lasts: neither close nor sync_file_range, nor time. What is mapped shared (SQLite's -shm) may hold anything that it
+  has held, newer than all else included: the kernel writes it back when it likes.
 
 So do ALICE, for what each file system may leave of a program's calls (Pillai et al., OSDI '14, "All File Systems Are Not Created
 Equal"), SQLite's own tests (src/test6.c: on a crash unsynced writes are done, left out or filled with random bytes), and

@@ -28,7 +28,10 @@ from powerloss_kit import (
     look,
 )
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler to build the layer under the daemon with")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(COMPILER is None, reason="no C compiler to build the layer under the daemon with"),
+]
 
 REFUSED = 422
 

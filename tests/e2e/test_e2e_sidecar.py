@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from harness import AGENT, clean_environment
+from harness import AGENT, audit_disk, clean_environment
 
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Limits
@@ -48,6 +48,7 @@ def _books(world, caplog):
     """Promise 8: whatever a sidecar was told is delivered, queued or dead in the books of its folder, and the disk agrees."""
     yield
     for folder in sorted((world.folder / "state").glob("sidecars/*-*")):
+        audit_disk(folder)  # before recovery opens it, which would mend
         books, live = asyncio.run(_found(folder))
         assert {name: admitted - ended for name, (admitted, ended) in books.items()} == live
     assert [record.getMessage() for record in caplog.records if record.name.startswith("agentd.spool")] == []

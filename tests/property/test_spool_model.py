@@ -70,6 +70,7 @@ class SpoolMachine(RuleBasedStateMachine):
     """`live` is the model: destination → number → (lane, loss class)."""
 
     real = False
+    limits = LIMITS
 
     @initialize()
     def begin(self):
@@ -106,7 +107,7 @@ class SpoolMachine(RuleBasedStateMachine):
             self.spool = await open_spool(
                 Path(self.folder.name) / "state",
                 sync="normal",
-                limits=LIMITS,
+                limits=self.limits,
                 identities=dict.fromkeys(NAMES, "sandbox"),
                 journal=Journal(10**15, 10**9),
                 now_us=lambda: next(self.clock),
@@ -176,8 +177,9 @@ class SpoolMachine(RuleBasedStateMachine):
             for lane, loss, size in records:
                 number = self.spool.number(name)
                 assert (name, number) not in self.ended
+                kind = self.kind_of(loss)
                 entry = Entry(
-                    number, number.to_bytes(16, "big"), lane, "task", loss, SOURCE, next(self.clock), b"x" * size
+                    number, number.to_bytes(16, "big"), lane, kind, loss, SOURCE, next(self.clock), b"x" * size
                 )
                 copies.setdefault(name, []).append(entry)
                 added[name, number] = lane, loss
@@ -202,6 +204,9 @@ class SpoolMachine(RuleBasedStateMachine):
             self.unsure.append(set(added))
             future.add_done_callback(lambda done: self.refused(done, added))
 
+    def kind_of(self, loss):
+        return "task"
+
     def refused(self, done, added):
         if not done.cancelled() and done.exception() is not None:
             for name, number in added:
@@ -218,7 +223,7 @@ class SpoolMachine(RuleBasedStateMachine):
         rows = dict(self.do(self.spool.run_in_thread(lambda store: list(store.rows(Table.SEGMENT)))))
         fits = self.spool.room_for(name, size, loss)
         if fits:
-            assert queue.stored_bytes + size <= LIMITS.quotas[name]
+            assert queue.stored_bytes + size <= self.limits.quotas[name]
         sealed = {number for seal in self.seals.values() if seal.destination == name for number in self.of_seal(seal)}
         for key in before.keys() - queue.segments.keys():
             for entry in segments.decode(key, rows[key])[1]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from types import SimpleNamespace
 from uuid import UUID
@@ -17,7 +16,7 @@ from agentd.intake import Grant, Peer
 from agentd.outcomes import Cause
 from agentd.queued import Death, Entry, Ref, Source
 from agentd.records import LossClass
-from agentd.spool import letters, loader
+from agentd.spool import letters
 from agentd.spool.letters import letter_of
 from agentd.spool.store import Put, key_of
 from agentd.spool.tables import Table
@@ -30,6 +29,7 @@ STRANGER = Peer(1001, 1001, 2)
 class Books:
     def __init__(self):
         self.counts = {"admitted": 10, "delivered": 6, "dead": 1}
+        self.adrift = 0
 
     def total(self, _name, state):
         return self.counts.get(state, 0)
@@ -37,8 +37,8 @@ class Books:
     def causes(self, _name):
         return {"rejected": 1}
 
-    def queued(self, _name):
-        return 3
+    def queued(self, name):
+        return 3 if name else self.adrift
 
     def lines(self):
         return [("cloud", "event", "admitted", "", 10)]
@@ -84,8 +84,11 @@ class FakeSpool:
     async def count_lane(self, name, lane):
         return self.lane_counts.get((name, lane), 0)
 
-    async def dead_letters(self, wanted, _limit):
-        return [letter for letter in self.letters if wanted(letter)]
+    async def run_in_thread(self, job, *arguments):
+        store = MemoryStore()
+        rows = [Put(key_of(Table.DEAD, n), *letters.encode(letter)) for n, letter in enumerate(self.letters, 1)]
+        store.commit(rows, ())
+        return job(store, *arguments)
 
 
 class FakeCourier:
@@ -114,6 +117,7 @@ def parts():
     sink = SimpleNamespace(
         messages=3,
         held=4,
+        runs=None,
         streams=SimpleNamespace(lost=lambda: {"no_daemon": 2}),
         admission=SimpleNamespace(accepted=10, refused={"invalid": 2, "spool_full": 0}),
     )
@@ -146,10 +150,15 @@ def test_the_status_holds_the_books(parts):
         "accepted": 10,
         "refused": {"invalid": 2},
         "held": 4,
+        "runs": {},
         "lost_before_intake": {"no_daemon": 2},
     }
     assert (status["balanced"], status["state"]) == (True, "running")
     msgspec.json.encode(status)
+    assert status["dead_letters"] == {"records": 1, "bytes": 40, "max_bytes": 2**27, "invalid": 1}
+    spool.books.adrift = 1
+    assert not control.status()["balanced"]
+    spool.books.adrift = 0
     spool.queues["cloud"].live = 2
     assert not control.status()["balanced"]
 
@@ -179,6 +188,7 @@ def test_the_status_says_where_it_listens():
     sink = SimpleNamespace(
         messages=0,
         held=0,
+        runs=None,
         streams=SimpleNamespace(lost=dict),
         admission=SimpleNamespace(accepted=0, refused={}),
     )
@@ -250,88 +260,6 @@ async def test_the_platforms_id_of_a_run_is_its_owners(parts, viewer, admin, gra
     ]
     found = (await control.run("r", viewer=viewer, admin=admin, grant=grant))["destinations"]["cloud"]
     assert (found["platform_id"], found["delivered"]) == ("p-r" if named else None, 6)
-
-
-@pytest.mark.parametrize(
-    ("viewer", "admin", "whole"), [(OWNER, False, True), (STRANGER, False, False), (STRANGER, True, True)]
-)
-async def test_contents_are_shown_to_those_who_may_see_them(parts, viewer, admin, whole):
-    """A dead letter's record and the platform's answer are for admins and for the uid that sent it; others see the facts."""
-    control, spool, _ = parts
-    spool.letters = [letter()]
-    [found] = await control.dead_letters(limit=10, destination=None, run=None, cause=None, viewer=viewer, admin=admin)
-    assert ("record" in found, "answer" in found) == (whole, whole)
-    assert (found["cause"], found["id"], found["agent"], found["bytes"]) == (
-        "rejected",
-        str(UUID(int=5)),
-        "billing",
-        40,
-    )
-    msgspec.json.encode(found)
-
-
-async def test_whom_the_kernel_does_not_name_is_nobodys_owner(parts):
-    """Two peers whose uid is not known are not one user: neither sees what the other has sent."""
-    control, spool, _ = parts
-    spool.letters = [letter(uid=-1)]
-    viewer = Peer(-1, -1, 0, token=0)
-    [found] = await control.dead_letters(limit=10, destination=None, run=None, cause=None, viewer=viewer, admin=False)
-    assert "record" not in found
-
-
-@pytest.mark.parametrize(
-    ("asked", "count"),
-    [
-        ({}, 2),
-        ({"destination": "cloud"}, 2),
-        ({"destination": "x"}, 0),
-        ({"run": "r"}, 1),
-        ({"cause": "rejected"}, 1),
-        ({"cause": "too_large", "run": "r"}, 0),
-    ],
-)
-async def test_dead_letters_are_found_by_what_is_asked(parts, asked, count):
-    """Destination, run and cause narrow the list down, together."""
-    control, spool, _ = parts
-    spool.letters = [letter(), letter(lane="run:other", cause=Cause.TOO_LARGE)]
-    asked = {"destination": None, "run": None, "cause": None} | asked
-    assert len(await control.dead_letters(limit=10, **asked, viewer=OWNER, admin=False)) == count
-
-
-async def test_a_record_is_spliced_into_the_answer_as_it_was_stored(parts):
-    """Dead letters may be many megabytes: they are shown byte for byte, and not decoded for it."""
-    control, spool, _ = parts
-    spool.letters = [msgspec.structs.replace(letter(), body=b'{"kind":"event", "payload":1.50}')]
-    found = await control.dead_letters(limit=10, destination=None, run=None, cause=None, viewer=OWNER, admin=False)
-    assert isinstance(found[0]["record"], msgspec.Raw)
-    assert b'"record":{"kind":"event", "payload":1.50}' in msgspec.json.encode(found)
-
-
-async def test_large_dead_letters_are_shown_only_as_far_as_an_answer_goes(parts, monkeypatch):
-    """Of a hundred letters of 800 kB the newest few MiB are answered, and no other is so much as decoded."""
-    control, spool, _ = parts
-    store, decoded = MemoryStore(), []
-    large = msgspec.structs.replace(letter(), body=b'{"payload":"' + b"x" * 800_000 + b'"}')
-    puts = [
-        Put(key_of(Table.DEAD, number), *letters.encode(msgspec.structs.replace(large, number=number)))
-        for number in range(1, 101)
-    ]
-    store.commit(puts, ())
-    decode = letters.decode
-    monkeypatch.setattr(letters, "decode", lambda value: decoded.append(1) or decode(value))
-
-    async def dead_letters(wanted, limit):
-        return loader._read_letters(store, wanted, limit)
-
-    spool.dead_letters = dead_letters
-    asked = {"destination": None, "run": None, "cause": None, "viewer": OWNER, "admin": False}
-    found = await control.dead_letters(limit=1000, **asked)
-    answer = msgspec.json.encode(found)
-    assert 4 * 2**20 < len(answer) < 5 * 2**20
-    assert len(found) == len(decoded) == 6
-    assert json.loads(answer)[0]["bytes"] == len(large.body)
-    assert [each.number for each in loader._read_letters(store, lambda _: True, 1000)] == list(range(100, 94, -1))
-    assert len(await control.dead_letters(limit=2, **asked)) == 2
 
 
 def test_what_couriers_report_reaches_the_metrics(parts):

@@ -36,6 +36,9 @@ class FakeShelf:
         self.pending = []
         self.rows = 0
         self.waiters = []
+        self.invalid = []  # what is kept of the refused
+        self.knows_invalid = False  # all of it is a repeat
+        self.letters = []  # futures of their commits
 
     def room_for(self, destination, size, loss):
         return size <= min(self.room, self.rooms.get(destination, self.room))
@@ -70,6 +73,18 @@ class FakeShelf:
 
     def seen(self, value, count):
         return ("seen", count, value)
+
+    def keep_invalid(self, refused):
+        if self.knows_invalid or not refused:
+            return None
+        self.invalid += refused
+        self.letters.append(asyncio.get_running_loop().create_future())
+        return self.letters[-1]
+
+    def keep_letters(self):
+        letters, self.letters = self.letters, []
+        for future in letters:
+            future.set_result(None)
 
     async def wait_for_room(self):
         future = asyncio.get_running_loop().create_future()

@@ -1,5 +1,6 @@
 """The state folder: ours alone, one daemon at a time, with room kept back."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -9,7 +10,7 @@ import pytest
 
 from agentd.errors import AlreadyRunning, StateError
 from agentd.spool import folder as folders
-from agentd.spool.folder import BALLAST_BYTES, FLOOR_BYTES, Folder
+from agentd.spool.folder import BALLAST_BYTES, FLOOR_BYTES, Folder, sync_names
 
 
 @pytest.fixture
@@ -241,3 +242,69 @@ def test_what_is_set_aside_never_takes_the_place_of_another(folder):
     folder.open()
     first, second = folder.quarantine("x"), folder.quarantine("x")
     assert first != second
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """The folders that are synced, in their order."""
+    found = []
+    fsync = os.fsync
+
+    def noted(descriptor):
+        found.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(folders.os, "fsync", noted)
+    return found
+
+
+def test_the_names_that_lead_to_the_store_are_synced(folder, tmp_path, synced):
+    """Promise 1: a power cut takes no folder away that a start has made, however many of them there are."""
+    folder.open()
+    sync_names(folder.path)
+    assert synced[:3] == [folder.path, folder.path.parent, tmp_path]
+
+
+def test_another_file_system_is_not_synced(folder, synced, monkeypatch):
+    """What lies above the mount point is there already."""
+    folder.open()
+    stat = Path.stat
+
+    def elsewhere(path, **options):
+        found = stat(path, **options)
+        return found if path in (folder.path, folder.path.parent) else os.stat_result([*found[:2], 4242, *found[3:]])
+
+    monkeypatch.setattr(folders.Path, "stat", elsewhere)
+    sync_names(folder.path)
+    assert synced == [folder.path, folder.path.parent]
+
+
+def test_a_folder_that_we_may_not_read_is_left_to_its_owner(folder, synced, monkeypatch):
+    """Somebody else has made it, and those above it."""
+    folder.open()
+    opened = os.open
+
+    def refused(path, *options):
+        if path == folder.path.parent:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *options)
+
+    monkeypatch.setattr(folders.os, "open", refused)
+    sync_names(folder.path)
+    assert synced == [folder.path]
+
+
+def test_a_file_system_that_syncs_no_folders_is_no_error(folder, monkeypatch):
+    """Some in user space say EINVAL; whatever else fails is a StateError that names the folder."""
+    folder.open()
+    for number, expected in (
+        (errno.EINVAL, contextlib.nullcontext()),
+        (errno.EIO, pytest.raises(StateError, match="agentd: ")),
+    ):
+
+        def fails(_, number=number):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(folders.os, "fsync", fails)
+        with expected:
+            sync_names(folder.path)

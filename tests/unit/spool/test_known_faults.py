@@ -186,7 +186,7 @@ FAULTS = [
     Fault("a pickle as a key", plant(key=trap, raw=0), ALL, "1 rows that agentd did not write", rebuilt=False),
     Fault("a pickle in the place of the meta row", plant(key=key_of(Table.META, 0), mode=4, value=trap), ALL, "meta row", rebuilt=False),
     Fault("a file name", plant(mode=2, value=None, filename="../../secret"), ALL, "1 rows that agentd did not write", rebuilt=False),
-    Fault("a pickle and a broken header", everything(plant(mode=4, value=trap), lambda f: overwrite(database(f), 0, bytes(100))), ALL, "1 that agentd did not write left out"),
+    Fault("a pickle and a broken header", everything(plant(mode=4, value=trap), lambda f: overwrite(database(f), 0, bytes(100))), ALL, "1 rows that agentd did not write left out"),
     Fault("a setting", lambda f: sql(f, ("INSERT INTO Settings VALUES ('_directory', '/elsewhere')",)), ALL, "its settings hold"),
     Fault("a pragma as a setting", lambda f: sql(f, ("INSERT INTO Settings VALUES ('sqlite_temp_store_directory', '/')",)), ALL, "its settings hold"),
     Fault("a trigger that deletes", lambda f: sql(f, ("CREATE TRIGGER Sweep AFTER INSERT ON Cache BEGIN DELETE FROM Cache; END",)), ALL, "its schema holds trigger Sweep"),

@@ -98,6 +98,7 @@ async def telling(harness):
 
 async def test_a_run_is_told_when_there_is_room_again(telling):
     """Not while the queue is full; then once, by a record of level warn in the name of whose records they were."""
+    await telling.put(22, "run:full")
     await telling.put(10, loss=DEBUG)
     await telling.put(5, loss=INFO)
     await telling.shed(through=INFO)
@@ -228,7 +229,9 @@ async def test_an_end_that_waits_takes_its_place_behind_the_notice(telling):
     assert telling.outbox.tell_first("run:a")
     assert telling.lane() == []
     assert telling.harness.balanced() is False  # of two that are to come, the queue knows nothing yet,
-    assert telling.spool.books.queued("cloud") == telling.queue.live + telling.spool.committing("cloud")  # and these count
+    assert telling.spool.books.queued("cloud") == telling.queue.live + telling.spool.committing(
+        "cloud"
+    )  # and these count
     await telling.spool.barrier()
     assert [one.record_id for one in telling.lane()][1:] == [end.record_id, late.record_id]
     assert [one["records"] for one in telling.told()] == [10]

@@ -108,22 +108,96 @@ def test_free_pages_are_not_taken_for_rows(stories, tmp_path):
     assert len(by_nothing) > len(by_both)
 
 
-def test_the_version_that_was_stored_last_wins(tmp_path):
-    """Where nothing tells which of two versions is the live one, the newer is taken; the older one comes after it."""
-    store = Store(tmp_path / "spool", "full")
-    for number in range(40):
-        store.commit(
-            [Put(key_of(Table.REF, 1), b"%d" % number + bytes(1500)), Put(key_of(Table.REF, 2 + number), bytes(1500))],
-            [],
-        )
-    store.commit([], [key_of(Table.REF, 2 + number) for number in range(30)])
-    store.close()
-    folder = tmp_path / "spool"
-    sql(folder, ("DROP TABLE Cache",))
-    with Salvage(folder, is_ours) as source:
-        source.survey()
-        versions = {key: [row.value.rstrip(b"\0") for row in rows] for key, rows in source.rows()}
-    assert versions[key_of(Table.REF, 1)][0] == b"39"
+class Pages:
+    """A store of ours that is written and looked at page by page: thirty rows to begin with, four on a page."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder = folder
+        self.now = 1000.0
+        monkeypatch.setattr("diskcache.core.time.time", lambda: self.now)
+        self.write(dict.fromkeys(range(30), b"first"))
+
+    def write(self, values, deleted=()):
+        """Values are filled up so that four rows fill a page."""
+        with closing(Store(self.folder, "full")) as store:
+            puts = [Put(key_of(Table.REF, n), value + bytes(900)) for n, value in values.items()]
+            store.commit(puts, [key_of(Table.REF, n) for n in deleted])
+
+    def leaf_of(self, number):
+        """(page, its content) of the leaf that holds a row."""
+        with Salvage(self.folder, is_ours) as source:
+            source.survey()
+            page = source._page[list(source._keys).index(key_of(Table.REF, number))]
+            return page, source.pages[page]
+
+    def put(self, page, content):
+        overwrite(database(self.folder), (page - 1) * PAGE, content)
+
+    def append(self, content):
+        """A page more at the end of the file, of which nothing says what it is for."""
+        overwrite(database(self.folder), database(self.folder).stat().st_size, content)
+
+    def zero(self, *names):
+        for name in names:
+            self.put(root_of(self.folder, name), bytes(PAGE))
+
+    def values(self):
+        with Salvage(self.folder, is_ours) as source:
+            source.survey()
+            return {key & 0xFFFF: [row.value.rstrip(b"\0") for row in rows] for key, rows in source.rows()}
+
+
+@pytest.fixture
+def leaves(tmp_path, monkeypatch):
+    return Pages(tmp_path / "spool", monkeypatch)
+
+
+def test_of_two_strays_the_one_that_was_stored_last_wins(leaves):
+    """Where nothing tells which of two versions is the live one, the newer is the first; the older one comes after it."""
+    _, old = leaves.leaf_of(5)
+    leaves.now += 10
+    leaves.write({5: b"second"})
+    leaves.append(old)
+    leaves.zero("Cache", "Cache_key_raw")
+    assert leaves.values()[5] == [b"second", b"first"]
+
+
+def test_a_live_row_wins_over_a_stray_of_a_later_time(leaves):
+    """The clock may have been set back: what the tree leads to is what was written last."""
+    leaves.now += 10
+    leaves.write({5: b"of a clock that was ahead"})
+    _, old = leaves.leaf_of(5)
+    leaves.now -= 9
+    leaves.write({5: b"live"})
+    leaves.append(old)
+    leaves.zero("Cache_key_raw")
+    leaves.put(leaves.leaf_of(25)[0], bytes(PAGE))
+    assert leaves.values()[5] == [b"live", b"of a clock that was ahead"]
+
+
+def test_deleted_rows_on_a_page_that_nothing_knows_are_told_by_the_index(leaves):
+    """A leaf outside of the tree, and no word of whether it is free: rows that the unique index does not have were deleted."""
+    _, old = leaves.leaf_of(5)
+    leaves.write({}, deleted=[5])
+    leaves.append(old)
+    leaves.zero("Cache")
+    found = leaves.values()
+    assert 5 not in found
+    assert len(found) == 29
+    leaves.zero("Cache_key_raw")
+    assert leaves.values()[5] == [b"first"]  # rather twice than never
+
+
+def test_a_page_in_the_place_of_another_is_not_believed(leaves):
+    """A leaf whose rows can't be where the tree leads to it is an old one: what was deleted does not come back with it."""
+    _, old = leaves.leaf_of(5)
+    leaves.write({}, deleted=range(4, 9))
+    page, _ = leaves.leaf_of(25)
+    assert leaves.leaf_of(12)[0] != page
+    leaves.put(page, old)
+    found = leaves.values()
+    assert 5 not in found
+    assert found.keys() >= {*range(4), *range(12, 20)}
 
 
 def test_what_somebody_else_wrote_is_counted_and_not_read(stories, tmp_path):

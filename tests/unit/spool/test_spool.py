@@ -11,12 +11,14 @@ from agentd.outcomes import Cause, Learned, State
 from agentd.queued import DEAD, KNOWN, Death, Ref
 from agentd.records import LossClass
 from agentd.spool import journal as journals
-from agentd.spool.audit import audit
 from agentd.spool import letters
+from agentd.spool.audit import audit
 from agentd.spool.committer import COMMIT_BYTES
+from agentd.spool.dead import page
 from agentd.spool.folder import FLOOR_BYTES, Folder
 from agentd.spool.journal import Journal
-from agentd.spool.store import Put, key_of, row_of
+from agentd.spool.letters import Wanted
+from agentd.spool.store import DiskFull, Put, key_of, row_of
 from agentd.spool.tables import Table
 
 KEEP, INFO, DEBUG = LossClass.KEEP, LossClass.INFO, LossClass.DEBUG
@@ -167,9 +169,9 @@ async def test_a_dead_letter_is_kept_with_its_answer(harness):
     spool.refs._by_number = {("cloud", 99): run, ("cloud", 1): decision}
     await spool.append({"cloud": entries}, introduced=[run, decision])
     await spool.bury(None, "cloud", entries, Death(Cause.REJECTED, "no such thing", 1, 422, "{}", "K"))
-    (letter,) = await spool.dead_letters(lambda brief: brief.cause == "rejected", 10)
+    ((_, letter),) = await spool.run_in_thread(page, Wanted(cause="rejected"), 10)
     assert (letter.status, letter.answer, letter.body, letter.key) == (422, "{}", entries[0].body, "K")
-    assert await spool.dead_letters(lambda brief: brief.destination == "local", 10) == []
+    assert await spool.run_in_thread(page, Wanted(destination="local"), 10) == []
     assert (run.state, decision.state) == ("introduced", DEAD)
     assert (spool.dead_count, spool.dead_bytes > 0) == (1, True)
     assert spool.dead_room(10**6 - spool.dead_bytes)
@@ -182,9 +184,9 @@ async def test_the_newest_dead_letters_come_first(harness):
     spool = await harness.open()
     entries = await harness.put(4)
     await spool.bury(None, "cloud", entries, Death(Cause.REJECTED, "no"))
-    assert [letter.number for letter in await spool.dead_letters(lambda _: True, 2)] == [4, 3]
+    assert [row for row, _ in await spool.run_in_thread(page, Wanted(), 2)] == [4, 3]
     harness.store.change(key_of(Table.DEAD, 3), b"\xc1")
-    assert [letter.number for letter in await spool.dead_letters(lambda _: True, 0)] == [4, 2, 1]
+    assert [row for row, _ in await spool.run_in_thread(page, Wanted(), 9)] == [4, 2, 1]
 
 
 async def test_parts_are_sealed_as_the_whole_is_retired(harness):
