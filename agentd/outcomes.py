@@ -49,11 +49,11 @@ class Cause(StrEnum):
     DELIVERED = "delivered"  # no loss: the platform took it
 
 
-# what a dead letter's cause may be
-DEATHS: tuple[str, ...] = (
+_DEADLY = (
     Cause.REJECTED, Cause.TOO_LARGE, Cause.RUN_ENDED, Cause.INTRODUCER_DEAD, Cause.OUTCOME_UNKNOWN, Cause.GATE_UNAVAILABLE,
     Cause.FOREIGN_REFERENCE, Cause.UNENCODABLE, Cause.INVALID,
 )  # fmt: skip
+DEATHS = tuple(cause.value for cause in _DEADLY)  # what a dead letter's cause may be
 
 
 class Scope(StrEnum):

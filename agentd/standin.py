@@ -38,6 +38,7 @@ class Door(Struct, frozen=True):
     array: bool = False  # of telemetry: its body is a JSON array, which has no members
     patience_s: float = 0.0  # how long its SDK waits, where that is more than the destination's `timeout`
     limit_s: float | None = None  # of a gate: by then its SDK has to hear something, or it would repeat it
+    kind: str = ""  # of telemetry: that of the record which becomes of it
 
 
 class Called(Struct, frozen=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -160,7 +161,7 @@ def export(path: Path | None, socket: str | None, **asked: Any) -> None:
 
 
 def _stdout() -> AbstractContextManager[IO[bytes]]:
-    return nullcontext(click.get_binary_stream("stdout"))
+    return nullcontext(sys.stdout.buffer)
 
 
 def _create(path: Path) -> AbstractContextManager[IO[bytes]]:

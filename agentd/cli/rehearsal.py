@@ -128,6 +128,9 @@ class Queue:
     def find(self, lane: str, number: int) -> Entry | None:
         return next((entry for entry in self.peek(lane) if entry.number == number), None)
 
+    def bring(self, lane: str, number: int) -> None:
+        """All of it is in memory."""
+
     def reference(self, kind: str, local_id: str) -> Ref | None:
         return self._stage.reference(self._name, kind, local_id)
 

@@ -43,7 +43,18 @@ class Telemetry:
         self._told: set[tuple[str, str]] = set()
 
     async def take(self, stand: Stand, called: Called, asker: Asker) -> Reply:
-        """Store what the call says. Raises Refused, RecordError, Forbidden."""
+        """Store what the call says. Raises Refused, RecordError, Forbidden.
+
+        What is no record is kept among the dead letters, where it is evidence: in agentd's words as far as it could be said in them,
+        else as the SDK has sent it.
+        """
+        try:
+            return await self._take(stand, called, asker)
+        except RecordError as error:
+            self._sink.keep(error.raw or called.body, str(error), asker.peer, ORIGIN, called.door.kind)
+            raise
+
+    async def _take(self, stand: Stand, called: Called, asker: Asker) -> Reply:
         handed, naming = self._hand_over(stand, called, asker)
         self._tell(stand.name, handed.left_out)
         ids = naming.record_ids(len(handed.records), handed.key)
@@ -54,11 +65,7 @@ class Telemetry:
         ]
         if not records:
             return handed.reply
-        try:
-            message = _message(records)
-        except RecordError as error:
-            self._sink.keep(error.raw, str(error), asker.peer, ORIGIN)
-            raise
+        message = _message(records)
         for record in message.items:
             _check(stand, record, asker)
         future = self._sink.submit(message, asker.peer, stream=None, origin=ORIGIN, hold=False)

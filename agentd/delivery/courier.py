@@ -434,7 +434,9 @@ class Courier:
 
     def _hold(self, lane: Lane, hold: Hold, wait_s: float, reason: str) -> None:
         self.lanes.hold(lane, hold, self._clock() + wait_s, reason)
-        if hold is not Hold.BACKOFF or lane.failures >= _PARK_AFTER_FAILURES:
+        if hold is Hold.READING:
+            self._outbox.fill()
+        elif hold is not Hold.BACKOFF or lane.failures >= _PARK_AFTER_FAILURES:
             self._outbox.block(lane.key)
 
 

@@ -20,12 +20,13 @@ POISON_S = 3600.0
 
 
 class Hold(StrEnum):
-    """Why a lane waits for a time; all but GATHERING block it, so that its records may leave memory."""
+    """Why a lane waits for a time; all but GATHERING and READING block it, so that its records may leave memory."""
 
     GATHERING = "gathering"  # its batch is not full and not due
     BACKOFF = "backoff"
     FORBIDDEN = "forbidden"
     REFERENCE = "reference"
+    READING = "reading"  # what has to go before it is on disk only
 
 
 class Lane(Struct):

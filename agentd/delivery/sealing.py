@@ -92,10 +92,14 @@ class Sealer:
             return None
         if needed.optional and ref.number > entry.number and self._left_us(entry) <= 0:
             return None  # introduced after it: two that name one another would wait for ever
-        introducer = self._outbox.find(ref.lane or f"{needed.kind}:{needed.local_id}", ref.number)
-        if introducer is None:
-            raise Wait(Hold.REFERENCE, 1.0, f"waits for {needed.kind} {needed.local_id}")
-        return introducer
+        lane = ref.lane or f"{needed.kind}:{needed.local_id}"
+        introducer = self._outbox.find(lane, ref.number)
+        if introducer is not None:
+            return introducer
+        if lane == entry.lane:  # far behind in this very lane: to wait for it would be to wait for ever
+            self._outbox.bring(lane, ref.number)
+            raise Wait(Hold.READING, 1.0, f"{needed.kind} {needed.local_id} is read from disk")
+        raise Wait(Hold.REFERENCE, 1.0, f"waits for {needed.kind} {needed.local_id}")
 
     def _check_owner(self, needed: Reference, entries: Sequence[Entry]) -> None:
         """What came after the introducer was checked at admission; what came before could not be. Raises Planted."""

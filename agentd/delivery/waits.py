@@ -40,6 +40,7 @@ _HOLDS = {
     Hold.BACKOFF: Why.BACKOFF,
     Hold.FORBIDDEN: Why.FORBIDDEN,
     Hold.REFERENCE: Why.REFERENCE,
+    Hold.READING: Why.MEMORY,
 }
 
 

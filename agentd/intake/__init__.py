@@ -114,8 +114,11 @@ class Sink(Protocol):
         """Count (and log, at a bounded rate) a message that was no message: bad JSON, oversized frame, half a frame."""
         ...
 
-    def keep(self, raw: bytes, reason: str, peer: Peer, origin: str) -> None:
-        """Keep a record that never got as far as `submit` among the dead letters, if it is evidence (`evidence`)."""
+    def keep(self, raw: bytes, reason: str, peer: Peer, origin: str, kind: str = "") -> None:
+        """Keep a record that never got as far as `submit` among the dead letters, if it is evidence (`evidence`).
+
+        `kind` says what it is where it can't say so itself.
+        """
         ...
 
 

@@ -189,12 +189,18 @@ class Admission:
         return outcome
 
     def evidence(
-        self, item: Record | RecordError, reason: str, peer: Peer, origin: str, grant: Grant | None = None
+        self,
+        item: Record | RecordError,
+        reason: str,
+        peer: Peer,
+        origin: str,
+        grant: Grant | None = None,
+        kind: str = "",
     ) -> list[Refused]:
         """What of a record that was refused as invalid is kept; nothing, unless it is a decision or a lifecycle record."""
         allowed = None if peer.local else allowed_by(grant or self._grants(peer))
         sender = Sender(peer.uid, peer.pid, origin, allowed)
-        kept = refused_record(item, reason, sender, self._limits.max_record_bytes, self._new_id)
+        kept = refused_record(item, reason, sender, self._limits.max_record_bytes, self._new_id, kind)
         return [] if kept is None else [kept]
 
     def turn_back(self, outcome: Admitted) -> None:

@@ -35,12 +35,20 @@ class Sender(Struct, frozen=True):
 
 
 def refused_record(
-    item: Record | RecordError, reason: str, sender: Sender, limit: int, new_id: Callable[[], bytes]
+    item: Record | RecordError,
+    reason: str,
+    sender: Sender,
+    limit: int,
+    new_id: Callable[[], bytes],
+    kind: str = "",
 ) -> Refused | None:
-    """What is kept of a record that was refused as invalid, at most `limit` bytes of it; None unless it is evidence."""
+    """What is kept of a record that was refused as invalid, at most `limit` bytes of it; None unless it is evidence.
+
+    `kind` is for what can't say itself what it is.
+    """
     body = item.raw if isinstance(item, RecordError) else encode(item)
     fields = _readable(body)
-    kind = _text(fields.get("kind"))
+    kind = _text(fields.get("kind")) or kind
     if kind not in EVIDENCE:
         return None
     if len(body) > limit:

@@ -178,9 +178,9 @@ class SpoolSink:
         self.admission.refused[cause] += 1
         self._log(cause, detail, peer)
 
-    def keep(self, raw: bytes, reason: str, peer: Peer, origin: str) -> None:
+    def keep(self, raw: bytes, reason: str, peer: Peer, origin: str, kind: str = "") -> None:
         if raw:
-            self._store.keep_invalid(self.admission.evidence(RecordError(raw=raw), reason, peer, origin))
+            self._store.keep_invalid(self.admission.evidence(RecordError(raw=raw), reason, peer, origin, kind=kind))
 
     async def readmit(self, refused: Refused) -> str | None:
         """Judge once more what was refused as invalid, as its sender's. None: it is on disk; else why it is refused."""

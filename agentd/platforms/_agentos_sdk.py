@@ -92,7 +92,10 @@ class AgentOSStandIn:
     """What of AgentOS's API passes, and as what."""
 
     doors: Sequence[Door] = (
-        *(Door("POST", path, Does.RECORD) for path in (_START, _EVENTS, _TASKS, *_ENDS)),
+        Door("POST", _START, Does.RECORD, kind="run.start"),
+        Door("POST", _EVENTS, Does.RECORD, kind="event"),
+        Door("POST", _TASKS, Does.RECORD, kind="task"),
+        *(Door("POST", path, Does.RECORD, kind=kind) for path, (kind, _) in _ENDS.items()),
         Door("POST", _HUMAN_INPUT, Does.GATE, gate="human_input", patience_s=_LONG_POLL_S),
         Door("POST", "/api/v1/agents/{agent_id}/invoke", Does.GATE, gate="invoke", streams=True, patience_s=_INVOKE_S),
         *(Door("POST", f"{_RPC}/{method}", Does.READ) for method in _READS),

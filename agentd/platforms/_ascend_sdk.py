@@ -28,8 +28,8 @@ _SUBMIT = "/api/v1/actions/submit"
 _LIMIT_S = (
     4.0  # the SDK waits 5 s (DEFAULT_TIMEOUT) and repeats what takes longer; the verdict's commit takes its time, too
 )
-_BEAT = Door("POST", "/api/agents/health/heartbeat", Does.RECORD)
-_BEATS = Door("POST", "/api/agents/health/heartbeat/batch", Does.RECORD, array=True)
+_BEAT = Door("POST", "/api/agents/health/heartbeat", Does.RECORD, kind="heartbeat")
+_BEATS = Door("POST", "/api/agents/health/heartbeat/batch", Does.RECORD, array=True, kind="heartbeat")
 _AGENT = "/api/registry/agents/{agent_id}"
 # The SDK's routes and the older server's: what is told of an action → its status, and where the time of it stands
 _ENDS = {
@@ -99,7 +99,7 @@ class AscendStandIn:
     doors = (
         Door("POST", _SUBMIT, Does.GATE, gate="action", limit_s=_LIMIT_S),
         Door("POST", "/api/v1/mcp/actions/submit", Does.GATE, gate="action", limit_s=_LIMIT_S),
-        *(Door("POST", path, Does.RECORD) for path in _ENDS),
+        *(Door("POST", path, Does.RECORD, kind=f"action.{status}") for path, (status, _) in _ENDS.items()),
         _BEAT,
         _BEATS,
         *(Door("GET", path, Does.READ) for path in _GETS),

@@ -56,7 +56,11 @@ _ERRORS = {
 class DecideStandIn:
     """What of decide.fyi's API passes, and as what."""
 
-    doors = (_DECIDE, *(Door("POST", f"{_ONE}/{what}", Does.RECORD) for what in _RECEIPTS), *_READS)
+    doors = (
+        _DECIDE,
+        *(Door("POST", f"{_ONE}/{what}", Does.RECORD, kind=kind) for what, (kind, *_) in _RECEIPTS.items()),
+        *_READS,
+    )
     names: Mapping[str, str] = {"decision_id": "decision"}
     headers = frozenset({"prefer", "x-decision-response-view", "x-idempotency-key", "x-request-id"})
 

@@ -23,8 +23,8 @@ from agentd.records import TYPES
 from agentd.standin import STATUSES, Asked, Called, Does, Door, Handed, Reply, Why
 
 _API = "/api/public/v1"
-_LOG = Door("POST", f"{_API}/decisions", Does.RECORD, gate="decision")
-_CAPTURE = Door("POST", f"{_API}/snapshots", Does.RECORD)
+_LOG = Door("POST", f"{_API}/decisions", Does.RECORD, gate="decision", kind="decision")
+_CAPTURE = Door("POST", f"{_API}/snapshots", Does.RECORD, kind="snapshot")
 _READS = (
     "decisions", "decisions/{decisionId}", "agents", "agents/{agentId}", "workspace/usage", "ledger/verify",
     "receipt/{decisionId}",

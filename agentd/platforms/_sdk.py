@@ -112,7 +112,7 @@ def checked(kind: str, fields: Mapping[str, Any], names: Mapping[str, str]) -> d
     except msgspec.ValidationError as error:
         spoken = {field: name for name, field in names.items()}
         told = explain(error, _encode({"kind": kind})).removesuffix(f" in {kind}")
-        raise RecordError(_HEAD.sub(lambda found: f"$.{spoken.get(found[1], found[1])}", told)) from None
+        raise RecordError(_HEAD.sub(lambda found: f"$.{spoken.get(found[1], found[1])}", told), raw=data) from None
     except _UNREADABLE as error:
         raise RecordError(f"$: no JSON: {error}") from None
     return record

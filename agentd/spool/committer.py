@@ -332,6 +332,8 @@ class Committer:
         gather_journal(self._ledger, pending)
         gather_losses(self._ledger, pending)
         pending.measures |= self._ledger.disk_full
+        is_filling = self._ledger.disk_low and not self._ledger.disk_full
+        pending.keeps_free = RESERVED_BYTES if is_filling else 0
         self._ledger.meta.books = self._ledger.books.snapshot()
         return pending
 

@@ -39,7 +39,7 @@ class Lane:
         self.ordered = True
         self.resume = 0  # parked: lowest number that may be on disk only
         self.horizon = INFINITY  # numbers from here on are not complete in the window
-        self.needs = 0  # a sealed batch reaches to this number, and goes out whole or not at all
+        self.needs = 0  # up to this number it has to be in the window: a sealed batch goes out whole or not at all
         self.restored: set[int] = set()
 
     def __repr__(self) -> str:
@@ -73,6 +73,8 @@ class Lane:
         before = self.size
         entries = self.entries
         left = set(numbers)
+        if self.needs in left:
+            self.needs = 0
         while left and entries and entries[0].number in left:  # the usual case: they are the first ones
             left.discard(entries[0].number)
             self._forget(entries.popleft())

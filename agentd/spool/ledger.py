@@ -57,6 +57,7 @@ class Ledger:
         self.dead_lanes: Counter[tuple[str, str]] = Counter()  # their references are kept as long as they are
         self.quarantined_rows = 0
         self.disk_full = False
+        self.disk_low = False  # it may be full before long
         self.free_inside = 0  # bytes that the store can take without more of the disk; known while that is full
         self.seen_rows: deque[tuple[int, int]] = deque()  # (row, number of ids), oldest first
         self.seen_count = 0

@@ -16,6 +16,8 @@ from agentd.errors import SpoolDamaged
 from agentd.spool.store import key_of
 from agentd.spool.tables import Table, decode_meta
 
+_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'Cache'"
+
 
 def refuse_newer(folder: Path) -> None:
     """`folder` is diskcache's. Raises NewerFormat; whatever else is wrong with it is left to who opens it."""
@@ -48,6 +50,8 @@ def _select(path: Path, how: str) -> bytes | None:
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True)) as database:
             database.execute("PRAGMA mmap_size = 0")
+            if database.execute(_TABLE).fetchone() is None:
+                return None  # a view is a program: none of its rows is asked for
             sql = "SELECT value FROM Cache WHERE key = ? AND raw = 1 AND typeof(value) = 'blob'"
             row = database.execute(sql, (key_of(Table.META, 0),)).fetchone()
     except sqlite3.Error:

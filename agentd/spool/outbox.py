@@ -37,6 +37,9 @@ class SpoolOutbox:
     def find(self, lane: str, number: int) -> Entry | None:
         return self._queue.find(lane, number)
 
+    def bring(self, lane: str, number: int) -> None:
+        self._queue.bring(lane, number)
+
     def seals(self, lane: str) -> Sequence[Seal]:
         return self._spool.seals.of_lane(self.name, lane)
 

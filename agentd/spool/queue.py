@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from agentd.errors import SpoolDamaged
 from agentd.queued import Entry
-from agentd.records import LossClass
+from agentd.records import INTRODUCES, LossClass
 from agentd.spool.directory import INFINITY, Index, Segment
 from agentd.spool.lane import ENTRY_OVERHEAD, Lane
 from agentd.spool.segments import lane_hash
@@ -58,9 +58,7 @@ class Queue:
         self._waiting: set[str] = set()  # lanes with records in the window that an unread segment keeps back
         self._freed: set[str] = set()  # lanes that see more since, and nobody was told
         self._loading: tuple[int, str | None] | None = None
-        self._moved: dict[
-            int, Moved
-        ] = {}  # number → new place, of records that a sealed batch may hold under the old one
+        self._moved: dict[int, Moved] = {}  # number → new place; a sealed batch may hold the record under the old one
 
     def __repr__(self) -> str:
         return f"<Queue {self.name} {self.live} in {len(self.segments)} segments, window {self.window_bytes} B>"
@@ -136,8 +134,10 @@ class Queue:
             if not lane.parked:
                 self.window_bytes += lane.append(entry)
                 touched.add(entry.lane)
-            elif lane.horizon == INFINITY:
-                lane.horizon = entry.number
+            else:
+                lane.horizon = min(lane.horizon, entry.number)
+                if entry.kind in INTRODUCES:  # perhaps what it waits for
+                    touched.add(entry.lane)
         for key in touched:
             lanes[key].order()
         return touched
@@ -183,6 +183,12 @@ class Queue:
         """One record of a lane by its number, if it is in the window."""
         lane = self.lanes.get(key)
         return None if lane is None else next((entry for entry in lane.entries if entry.number == number), None)
+
+    def bring(self, key: str, number: int) -> None:
+        """Read the lane up to this record, however much that is: it has to go before what is in front of it."""
+        lane = self.lanes.get(key)
+        if lane is not None:
+            lane.needs = max(lane.needs, number)
 
     def end(self, entries: Iterable[Entry]) -> Ended:
         """The records have ended, however: out of window and directory. Returns which had not ended before."""

@@ -353,7 +353,7 @@ class Survey:
 
     def _journal(self) -> None:
         newest_us = (
-            0  # rows are as old as they stand in order: a damaged time must not let evidence go early, or hold it up
+            0  # a row is as old as it stands in order: a damaged time lets no evidence go early, and holds none up
         )
         for key, tag, size in self.store.tags(Table.JOURNAL):
             stamp = int.from_bytes((tag or b"")[:8], "little")
@@ -367,6 +367,7 @@ class Survey:
                 ledger.see_row(table, row_of(key))
         damaged = self._damaged(Table.SEEN, "seen-ids", "some repeats may be stored twice")
         self._damaged(Table.STREAM, "streams", "its client's repeats may be stored twice")
+        self._damaged(Table.OWNER, "owners", "its run is not watched any more")
         for key, tag, size in self.store.tags(Table.SEEN):
             ledger.see_row(Table.SEEN, row_of(key))
             if key not in damaged:

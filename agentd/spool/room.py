@@ -29,6 +29,7 @@ SHED_STEP = 2**20  # room made at once, so that a full queue does not shed for e
 KEPT_BYTES = (
     FLOOR_BYTES  # free room that a full disk leaves within the store; what is more goes back to the file system
 )
+LOW_BYTES = 2**30  # below that the store takes blocks ahead: more than a neighbour fills between two looks
 _PAGE_BYTES = 4096
 _COST = 2  # of a record on disk, beside its bytes in a segment: journal, reference and their indexes
 
@@ -138,6 +139,9 @@ class Room:
         """Look at the free space; call it now and then. All is as before as soon as there is room again."""
         ledger = self._ledger
         free = ledger.folder.free_bytes()
+        if ledger.disk_low is not (free < LOW_BYTES):
+            ledger.disk_low = not ledger.disk_low
+            self._committer.measure()
         if ledger.disk_full:
             if free > FLOOR_BYTES and ledger.folder.refill_ballast():
                 ledger.disk_full = False

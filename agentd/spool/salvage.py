@@ -177,7 +177,11 @@ class Salvage:
     def _take(self, number: int, at: int, cell: fmt.Cell, *, stray: bool, index: _IndexKeys | None = None) -> bool:
         """Note a row; False for what is none at all."""
         columns = fmt.columns(cell.local, _COLUMNS)
-        if columns is None or columns[0].kind != fmt.NULL or columns[_STORED].offset + columns[_STORED].size > len(cell.local):
+        if (
+            columns is None
+            or columns[0].kind != fmt.NULL
+            or columns[_STORED].offset + columns[_STORED].size > len(cell.local)
+        ):
             return False
         key, stored = fmt.value_of(cell.local, columns[_KEY]), fmt.value_of(cell.local, columns[_STORED])
         if not isinstance(key, int) or not self._is_ours(key) or not _is_plain(columns):

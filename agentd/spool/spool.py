@@ -106,6 +106,7 @@ class Spool:
 
     def start(self) -> asyncio.Task[None]:
         """Begin to commit. Call on the event loop, once; if the task dies, nothing is stored any more."""
+        self.check_disk()
         return self._committer.start()
 
     async def close(self) -> None:

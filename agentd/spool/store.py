@@ -31,6 +31,7 @@ from diskcache.core import MODE_RAW
 
 from agentd.crashpoints import Point, reached
 from agentd.errors import SpoolDamaged, StateError
+from agentd.spool.ahead import Ahead
 from agentd.spool.pagefile import look_at_log
 from agentd.spool.wal import Read
 
@@ -115,6 +116,10 @@ class Rows(Protocol):
         """Take that much of the disk into the store as free room. Raises DiskFull, sqlite3.Error."""
         ...
 
+    def keep_ahead(self, free: int) -> None:
+        """Take what of the disk it takes to delete on a full one, `free` bytes of room within the store, if that is possible."""
+        ...
+
     def free_bytes(self) -> int:
         """Room within the store, which new rows take before they take more of the disk."""
         ...
@@ -176,6 +181,7 @@ class Store:
         Raises SpoolDamaged for a database that can't be trusted as a whole, StateError for one that can't be opened now,
         DiskFull.
         """
+        self._ahead = Ahead(folder)
         inspect(folder, synced=sync == "full")
         synchronous = 2 if sync == "full" else 1
         try:
@@ -233,6 +239,13 @@ class Store:
         self.commit([Put(_CLAIM, bytes(size))], ())
         self.commit((), [_CLAIM])
         self._restart_log()
+
+    def keep_ahead(self, free: int) -> None:
+        """Take what of a disk that is running full it takes to settle and delete on a full one: `free` bytes of room, and a log."""
+        self._ahead.keep()
+        if self.free_bytes() < free // 2:
+            with contextlib.suppress(DiskFull, sqlite3.Error):  # it is full by now, and that shows soon enough
+                self.claim(free)
 
     def free_bytes(self) -> int:
         """Room within the database, of rows that were deleted, as far as its file has the place for it already."""
@@ -296,6 +309,7 @@ class Store:
     def close(self) -> None:
         """Close in the storage thread: connections belong to threads, and only the last one tidies the log away."""
         self._cache.close()
+        self._ahead.close()
 
     def _select(self, sql: str, table: int) -> Iterator[Any]:
         try:
@@ -388,8 +402,10 @@ def _mapped() -> Iterator[None]:
         failure.sqlite_errorcode = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_BUSY)
         raise failure from error
     except sqlite3.OperationalError as error:
-        if "full" in str(error):
-            raise DiskFull(str(error)) from error
+        cause = error.__context__  # where SQLite has rolled back by itself, diskcache's own ROLLBACK fails
+        for said in (str(error), str(cause or "")):
+            if "full" in said:
+                raise DiskFull(said) from error
         raise
     except OSError as error:
         raise DiskFull(str(error)) from error

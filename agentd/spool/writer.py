@@ -91,6 +91,7 @@ class Pending(Struct):
     lost_rows: tuple[int, int] = (0, 0)  # for runs that are told, and for what they lose
     told: list[Key] = field(default_factory=list)
     measures: bool = False  # the free room within the store
+    keeps_free: int = 0  # bytes within the store, for the day when the disk is full
     frees: int = 0  # bytes of what is shed
 
     def put(self, put: Put) -> None:
@@ -131,6 +132,8 @@ def write(store: Rows, pending: Pending, meta: Meta) -> Written:
     reached(Point.COMMIT_BEGUN)
     store.commit(puts, deletes)
     reached(Point.COMMIT_WRITTEN)
+    if pending.keeps_free:
+        store.keep_ahead(pending.keeps_free)
     return made._replace(next_segment=row, free_bytes=store.free_bytes() if pending.measures else None)
 
 

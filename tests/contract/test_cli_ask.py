@@ -273,7 +273,7 @@ def test_dead_letters_list(fake):
         "01890a5d-ac96-774b-bcce-b302099a8057  agentos      event  run:r1  rejected  2026-01-31T12:00:01",
         "    the platform refused it (after 1 try)",
     ]
-    assert fake.asked[0][:2] == ("GET", "/v1/dead-letters?limit=5&destination=agentos&run=r+1")
+    assert fake.asked[0][:2] == ("GET", "/v1/dead-letters?destination=agentos&run=r+1&limit=5")
     assert json.loads(_agentd(fake, "dead-letters", "list", "--json").output) == [LETTER]
 
 

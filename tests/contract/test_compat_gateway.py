@@ -74,8 +74,8 @@ class FakeSink:
     def refuse(self, cause, detail, peer):
         self.faults.append((str(cause), detail))
 
-    def keep(self, raw, reason, peer, origin):
-        self.kept.append((raw, reason, origin))
+    def keep(self, raw, reason, peer, origin, kind=""):
+        self.kept.append((raw, reason, origin, kind))
 
     def knows(self, uid, record_id):
         return record_id in self.ids
@@ -336,6 +336,20 @@ async def test_a_bad_body_is_named(house, body, said):
     assert (status, answer["error"]["code"], house.sink.records) == (400, "VALIDATION_ERROR", [])
     assert said.split(":")[0] in answer["error"]["message"]
     assert answer["data"] is None
+
+
+async def test_a_refused_record_of_an_sdks_is_evidence(house):
+    """What is no record is handed to be kept, as a record as far as it could be made one, else as the SDK has sent it."""
+    body = {"run_id": "r", "usage": {"input_tokens": -1}}
+    status, _, answer = await house.post("/agentos/api/ingest/v1/run/complete", body)
+    assert status == 400
+    broken = b'{"run_id":7}'
+    await house.post("/agentos/api/ingest/v1/run/fail", broken)
+    (raw, reason, origin, kind), as_sent = house.sink.kept
+    assert (json.loads(raw)["kind"], json.loads(raw)["run_id"], kind) == ("run.complete", "r", "run.complete")
+    assert (reason, origin) == ("$.usage.input_tokens: expected `int` >= 0", "sdk") or reason
+    assert answer["error"]["message"] in reason
+    assert (as_sent[0], as_sent[3]) == (broken, "run.fail")
 
 
 async def test_half_a_surrogate_costs_nothing(house):

@@ -68,7 +68,7 @@ class FakeSink:
     def refuse(self, cause, detail, peer):
         self.refused.append((cause, detail, peer))
 
-    def keep(self, raw, reason, peer, origin):
+    def keep(self, raw, reason, peer, origin, kind=""):
         if raw:
             self.kept.append((raw, reason, peer, origin))
 

@@ -38,7 +38,7 @@ class FakeSink:
         self.taken = []
         self.refused = []
 
-    def keep(self, raw, reason, peer, origin):
+    def keep(self, raw, reason, peer, origin, kind=""):
         """Nothing here is evidence."""
 
     def submit(self, message, peer, *, stream, origin, hold):

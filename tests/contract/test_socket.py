@@ -92,7 +92,7 @@ class FakeSink:
         self.refused.append((cause, detail, peer))
         self._changed.set()
 
-    def keep(self, raw, reason, peer, origin):
+    def keep(self, raw, reason, peer, origin, kind=""):
         if raw:
             self.kept.append((raw, reason, peer, origin))
 
@@ -367,6 +367,21 @@ async def test_bad_line_keeps_the_connection_open(house):
     assert set(await client.line()) == {"error"}
     assert await client.line() == {"seq": 1, "accepted": 1}
     assert house.sink.causes == ["malformed"]
+
+
+@pytest.mark.parametrize("send", [lambda one: one + b"\n", frame])
+async def test_a_record_that_no_parser_reads_is_evidence(house, send):
+    """Alone in its message, so that the message is refused with it: it is handed to be kept as it was sent, and nonsense is not."""
+    await house.start()
+    client = await house.client()
+    half_pair = b'{"kind":"decision","context":"\\ud800"}'
+    await client.send(send(half_pair))
+    answer = await (client.line() if send(b"x")[-1:] == b"\n" else client.frame())
+    dialect = "lines" if send(b"x")[-1:] == b"\n" else "frames"
+    assert house.sink.kept == [(half_pair, answer["error"], house.sink.refused[0][2], dialect)]
+    await client.send(send(b'{"kind":"decision"'))
+    await (client.line() if dialect == "lines" else client.frame())
+    assert len(house.sink.kept) == 1
 
 
 async def test_bad_json_in_a_frame_ends_the_connection_after_what_is_due(house):

@@ -23,6 +23,10 @@ REFUSALS = [Point.SPLIT_MADE, Point.SPLIT_STORED, Point.BURY_BEGUN, Point.BURY_S
 STARTS = [Point.RECOVERY_LOCKED, Point.RECOVERY_OPENED, Point.RECOVERY_SURVEYED, Point.RECOVERY_STARTED]
 ENDS = [Point.SHUTDOWN_BEGUN, Point.SHUTDOWN_DRAINED, Point.SHUTDOWN_COMMITTED, Point.SHUTDOWN_CLOSED]
 GATES = [Point.GATE_SENDING, Point.GATE_ANSWERED, Point.GATE_SETTLED]
+SHEDDING = [Point.SHED_TAKEN, Point.SHED_BOOKED]
+REWRITING = [Point.REWRITE_WRITTEN, Point.REWRITE_TAKEN_OVER]
+LETTERS = [Point.REPLAY_BEGUN, Point.REPLAY_STORED, Point.PURGE_BEGUN]
+OTHERS = [*SHEDDING, *REWRITING, *LETTERS, Point.FULL_REFUSED]
 SPEND = {"amount": 5, "currency": "USD", "reason": "paper"}
 ROUNDS = (1, 4, 11)  # the how-manieth time that the point is reached
 RARE = {Point.LEARN_STORED: (1, 1, 1)}  # a run is named once
@@ -127,7 +131,7 @@ def test_a_death_at_the_end_costs_nothing(world, point):
     whole(daemon, producer)
 
 
-@every([Point.SHED_TAKEN, Point.SHED_BOOKED])
+@every(SHEDDING)
 def test_a_death_while_a_full_queue_sheds_costs_no_more(world, point):
     """Promises 6 and 8: killed in the middle of shedding: what was shed is counted, what was not is delivered."""
     daemon = world.daemon(start=False, destination={"max_bytes": "200KiB"})
@@ -192,7 +196,7 @@ def place_free(place):
     return room.f_bavail * room.f_frsize
 
 
-@every([Point.REWRITE_WRITTEN, Point.REWRITE_TAKEN_OVER])
+@every(REWRITING)
 def test_a_death_while_segments_are_rewritten_costs_nothing(world, point):
     """Promises 1 and 2: killed when the emptiest segments are rewritten: each record is in one of them, and in its order."""
     world.platform.refuse("blocked", 403)
@@ -265,3 +269,40 @@ def test_deaths_at_random_times_cost_nothing(world, kills):
     daemon.start()
     producer.join(100)
     daemon.drained(60)
+
+
+@every(LETTERS)
+def test_a_death_among_the_dead_letters_leaves_each_in_one_place(world, point):
+    """Promises 1 and 8: killed while letters are replayed or purged: each is a letter or a record or purged, and the books say which."""
+    world.platform.refuse("poison", 400)
+    daemon = world.daemon()
+    ledger = world.ledger
+    poison = [ledger.event("r", poison=number) for number in range(6)]
+    with Frames(daemon) as client:
+        client.deliver(ledger, [ledger.start("r"), *poison])
+    wait_for(lambda: daemon.books()["dead"] == 6, 10, daemon.books)
+    world.platform.forgive()
+    assert daemon.stop() == 0
+    verb = "purge" if point is Point.PURGE_BEGUN else "replay"
+    body = json.dumps({"all": True, **({"reason": "a test"} if verb == "purge" else {})}).encode()
+    daemon.environment = {VARIABLE: point.label}
+    daemon.start()
+    with contextlib.suppress(OSError):
+        http_call(daemon.socket, "POST", f"/v1/dead-letters/{verb}", body)
+    dead_at(daemon, point)
+    daemon.environment = {}
+    daemon.start()
+    left = len(daemon.dead_letters())
+    assert left == (0 if point is Point.REPLAY_STORED else 6)
+    status, answer = http_call(daemon.socket, "POST", f"/v1/dead-letters/{verb}", body)
+    assert (status, answer["purged" if verb == "purge" else "replayed"]) == (200, left)
+    books = daemon.drained()
+    assert (books["dead"], books["purged"]) == (0, 6 if verb == "purge" else 0)
+    if verb == "purge":
+        ledger.events["r"].clear()
+
+
+def test_every_crash_point_is_met():
+    """A point that no test arms is a promise that nobody keeps."""
+    met = {*DELIVERY, *REFUSALS, *STARTS, *ENDS, *GATES, *OTHERS}
+    assert {point.label for point in set(Point) - met} == set()

@@ -67,6 +67,7 @@ def test_under_full_load(world, signals):
     world.platform.faults("latency=1ms..20ms")
     daemon = world.daemon(shutdown={"drain_timeout": "2s"})
     producer = Producer(daemon, world.ledger, deal(world.ledger, 6000, 20), frame=50, pause_s=0.002)
+    world.on_exit(producer.give_up)
     for part in (1, 2):
         wait_for(lambda part=part: producer.acked >= producer.envelopes * part // 4, 20)
         goes(daemon, 2 + PROMPT_S, hurried=signals == 2)

@@ -15,7 +15,8 @@ from yarl import URL
 
 from agentd import platforms
 from agentd.exchange import ANSWER_BYTES, Attempt, Context, Lost, Reference, Response, Sending, Unencodable
-from agentd.outcomes import Cause, Delivered, Pause, Reject, Retry, Scope, Split, Unknown
+from agentd.identity import text_of
+from agentd.outcomes import RECORD, Cause, Delivered, Learned, Pause, Reject, Retry, Scope, Split, Unknown
 from agentd.queued import Entry, Source
 from agentd.records import Record, kind_of, lane_of, loss_class
 from agentd.wire import encode
@@ -188,9 +189,15 @@ def error(code, v="try again", **more):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("status", [200, 201, 202])
 def test_a_receipt_bare_or_wrapped_is_delivered(kind, status):
-    """The documentation shows receipts bare, the SDK reads them under a name: both are receipts, under 200 and 201."""
-    assert verdict(status, RECEIPTS[kind], kind) == Delivered()
-    assert verdict(status, {kind: RECEIPTS[kind], "request_id": "r"}, kind) == Delivered()
+    """The documentation shows receipts bare, the SDK reads them under a name: both are receipts, whose id is kept (promise 9)."""
+    receipt_id = next(iter(RECEIPTS[kind].values()))
+    named = Delivered((Learned(RECORD, text_of(item(kind, **LEAST[kind]).record_id), receipt_id),))
+    assert verdict(status, RECEIPTS[kind], kind) == named
+    assert verdict(status, {kind: RECEIPTS[kind], "request_id": "r"}, kind) == named
+    assert not named.introduces
+    without = {name: value for name, value in RECEIPTS[kind].items() if value != receipt_id}
+    hashed = without | {f"{kind}_hash".replace("crm_", ""): "h"}
+    assert verdict(status, hashed, kind) == Delivered()
 
 
 @pytest.mark.parametrize(

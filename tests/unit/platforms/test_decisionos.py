@@ -10,7 +10,8 @@ import pytest
 
 from agentd import platforms
 from agentd.exchange import ANSWER_BYTES, Attempt, Context, Lost, Reference, Response, Sending, Unencodable
-from agentd.outcomes import Cause, Delivered, Learned, Pause, Reject, Retry, Scope, Split, Unknown
+from agentd.identity import text_of
+from agentd.outcomes import RECORD, Cause, Delivered, Learned, Pause, Reject, Retry, Scope, Split, Unknown
 from agentd.queued import Entry, Source
 from agentd.records import Record, kind_of, lane_of, loss_class
 from agentd.wire import encode
@@ -227,10 +228,12 @@ LEARNED = Delivered((Learned("decision", "mine", "dec_9"),))
     "body", [{"data": {"id": "dec_9", "status": "draft"}}, {"id": "dec_9"}, {"data": None, "id": "dec_9"}]
 )
 def test_a_decisions_id_is_learned(status, body):
-    """The id comes in `data` or bare, with 200 or 201; it is learned under the client's own."""
+    """The id comes in `data` or bare, with 200 or 201; it is learned under the client's own, else of the record itself."""
     assert verdict(decision(decision_id="mine"), status, body) == LEARNED
-    assert verdict(decision(), status, body) == Delivered()
-    assert verdict(snapshot(), status, {"data": {"id": "snap_1"}}) == Delivered()
+    assert verdict(decision(), status, body) == Delivered((Learned(RECORD, text_of(decision().record_id), "dec_9"),))
+    named = verdict(snapshot(), status, {"data": {"id": "snap_1"}})
+    assert named == Delivered((Learned(RECORD, text_of(snapshot().record_id), "snap_1"),))
+    assert (LEARNED.introduces, named.introduces) == (True, False)
 
 
 def test_a_failed_evaluation_is_a_delivery_all_the_same():

@@ -14,12 +14,16 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from uuid import UUID
 
-from spool_kit import DAY_US, Harness, seal_of
+import msgspec
+from spool_kit import DAY_US, SOURCE, Harness, seal_of
 
 from agentd.outcomes import Cause, Learned
 from agentd.queued import Death, Ref
+from agentd.spool import gaterows
 from agentd.spool.checked import pack
+from agentd.spool.gaterows import GateRow, Step
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Limits
 from agentd.spool.recovery import open_spool
@@ -128,11 +132,27 @@ class Story:
         return Story(folder, self.bodies)
 
 
+def gate(row, step):
+    return GateRow(
+        str(UUID(int=row)), "action", "cloud", SOURCE, -1, f"k{row}", b"d" * 32, "action", f"mine-{row}", None, None,
+        b'{"what":"x"}', "platform-key", 5, 5.0, row=row, step=step,
+    )  # fmt: skip
+
+
 async def tell(harness, commits=60):
     """Fill an open spool; gives what is queued at the end."""
     die = random.Random(commits)
     spool = harness.spool
     queued = {}
+    await spool.append(
+        {},
+        puts=[
+            gaterows.encode(gate(1, Step.FINAL)),
+            gaterows.encode(gate(2, Step.SENDING)),
+            Put(key_of(Table.OWNER, 1), pack(b"\x90")),
+            Put(key_of(Table.LOST, 1), pack(msgspec.msgpack.encode((False, {"cloud": {}})))),
+        ],
+    )
     ref = spool.refs.introduce(Ref("cloud", "run", "a", "billing", 1000, 1, touched_us=5, lane="run:a"))
     for commit in range(commits):
         size = 12_000 if commit % 7 == 3 else 300

@@ -45,6 +45,7 @@ class Fault(NamedTuple):
     counted: bool = True  # the books know how many records are missing
     doubles: bool = False  # what was delivered before may come back
     rebuilt: bool = True  # the whole store is set aside, and a new one made
+    settles: bool = True  # the next start has nothing to say; a gate that nobody knows of any more stays, for its key's sake
 
 
 def flip(table, row=1, column="value", at=20):
@@ -129,6 +130,10 @@ def everything(*steps):
 SET_ASIDE = r"spool damaged: .*set aside in .*quarantine.*beginning a new one"
 LOST = r"cloud: \d+ records \(\w+[.\w]*\) are missing on disk: booked as quarantined; they are among the numbers "
 
+ENDLESS = (
+    "CREATE VIEW Cache AS WITH RECURSIVE c(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM c) "
+    "SELECT x AS key, 1 AS raw, x AS value FROM c"
+)
 FAULTS = [
     # -- the database
     Fault("truncated at half", cut(database, 0.5), SOME, SET_ASIDE, doubles=True),
@@ -138,7 +143,7 @@ FAULTS = [
     Fault("header zeroed", lambda f: overwrite(database(f), 0, bytes(100)), ALL, SET_ASIDE),
     Fault("first page zeroed", zero(1), ALL, SET_ASIDE),
     Fault("header names another page size", lambda f: overwrite(database(f), 16, b"\x20\x00"), ALL, SET_ASIDE),
-    Fault("first ten pages zeroed", lambda f: overwrite(database(f), 0, bytes(10 * PAGE)), ALL, SET_ASIDE, counted=False, doubles=True),
+    Fault("first ten pages zeroed", lambda f: overwrite(database(f), 0, bytes(10 * PAGE)), SOME, SET_ASIDE, counted=False, doubles=True),
     Fault("root of the table zeroed", zero("Cache"), ALL, SET_ASIDE),
     Fault("root of the unique index zeroed", zero("Cache_key_raw"), ALL, SET_ASIDE),
     Fault("both roots zeroed", everything(zero("Cache"), zero("Cache_key_raw")), ALL, SET_ASIDE, doubles=True),
@@ -181,6 +186,13 @@ FAULTS = [
     Fault("a reference", flip(Table.REF, 1), ALL, "1 references to runs were made anew from the journal", rebuilt=False),
     Fault("the meta row", flip(Table.META, 0), ALL, "meta row: .*: rebuilt from the others", rebuilt=False),
     Fault("the meta row's format alone", flip(Table.META, 0, at=1), ALL, "", rebuilt=False),
+    Fault("a gate", flip(Table.GATE, 1), ALL, "", rebuilt=False),
+    Fault("a gate's tag", flip(Table.GATE, 1, "tag"), ALL, "gate 1: brief: wrong checksum: made anew from the row", rebuilt=False),
+    Fault("a gate that was under way", flip(Table.GATE, 2), ALL, "gate 2: wrong checksum: its key is kept, what became of it is unknown", rebuilt=False, settles=False),
+    Fault("a gate and its tag", everything(flip(Table.GATE, 1), flip(Table.GATE, 1, "tag")), ALL, "gate 1: wrong checksum: set aside", rebuilt=False),
+    Fault("a gate and the file's header", everything(flip(Table.GATE, 2), lambda f: overwrite(database(f), 0, bytes(100))), ALL, "gate 2: wrong checksum: its key is kept", settles=False),
+    Fault("who owns a run", flip(Table.OWNER, 1, at=3), ALL, "owner 1: wrong checksum: its run is not watched any more: set aside", rebuilt=False),
+    Fault("what runs lost", flip(Table.LOST, 1, at=8), ALL, "some runs are told twice of it, or never: set aside", rebuilt=False),
     # -- planted
     Fault("a pickle as a value", plant(mode=4, value=trap), ALL, "1 rows that agentd did not write", rebuilt=False),
     Fault("a pickle as a key", plant(key=trap, raw=0), ALL, "1 rows that agentd did not write", rebuilt=False),
@@ -192,7 +204,7 @@ FAULTS = [
     Fault("a trigger that deletes", lambda f: sql(f, ("CREATE TRIGGER Sweep AFTER INSERT ON Cache BEGIN DELETE FROM Cache; END",)), ALL, "its schema holds trigger Sweep"),
     Fault("a trigger of a name of diskcache's", lambda f: sql(f, ("DROP TRIGGER Settings_count_insert",), ("CREATE TRIGGER Settings_count_insert AFTER INSERT ON Cache BEGIN DELETE FROM Cache; END",)), ALL, "its schema holds trigger"),
     Fault("an index over an expression", lambda f: sql(f, ("CREATE INDEX Slow ON Cache (abs(size))",)), ALL, "its schema holds index Slow"),
-    Fault("a view in the place of the table", lambda f: sql(f, ("ALTER TABLE Cache RENAME TO Other",), ("CREATE VIEW Cache AS SELECT * FROM Other",)), ALL, "its schema holds", counted=False, doubles=True),
+    Fault("an endless view in the place of the table", lambda f: sql(f, ("ALTER TABLE Cache RENAME TO Other",), (ENDLESS,)), ALL, "its schema holds", counted=False, doubles=True),
 ]  # fmt: skip
 
 
@@ -230,7 +242,7 @@ async def test_a_known_fault(fault, stories, tmp_path, caplog):
     await harness.open()
     assert len(await harness.bodies()) == len(found) + 1
     await harness.stop()
-    assert errors(caplog) == []
+    assert errors(caplog) == [] or not fault.settles
 
 
 def errors(caplog):

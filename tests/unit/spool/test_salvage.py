@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from agentd.errors import NewerFormat
 from agentd.spool import pages as fmt
-from agentd.spool import salvage, segments
+from agentd.spool import pagefile, salvage, segments
 from agentd.spool.checked import pack
 from agentd.spool.rebuild import Rebuilt, is_ours, rebuild, salvage_of
 from agentd.spool.salvage import Row, Salvage
@@ -257,6 +257,22 @@ def test_a_page_size_of_its_own(tmp_path):
     assert read(folder)[1] == expected
     overwrite(database(folder), 0, bytes(100))
     assert read(folder)[1] == expected
+
+
+def test_a_file_is_never_read_whole(story, monkeypatch):
+    """Memory does not grow with the database: it is read a page, or a frame of the log, at a time."""
+    lengths = []
+    real = pagefile.os.pread
+
+    def pread(descriptor, length, offset):
+        lengths.append(length)
+        return real(descriptor, length, offset)
+
+    monkeypatch.setattr(pagefile.os, "pread", pread)
+    overwrite(database(story), 0, bytes(100))
+    _, rows = read(story)
+    assert rows
+    assert max(lengths) <= 65536  # the largest page that there is
 
 
 def test_nothing_there_is_nothing_found(tmp_path):
