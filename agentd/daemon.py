@@ -112,7 +112,7 @@ class Daemon:
 
     async def run(self) -> int:
         """From start to end. Returns the exit status: 1 if a part of the daemon died, 0 otherwise."""
-        with contextlib.nullcontext() if self._beside else signals_to(self.stop):
+        with contextlib.nullcontext() if self._beside else signals_to(self.stop, ends=True):
             async with contextlib.AsyncExitStack() as stack:
                 spool = await self._open_spool()
                 stack.push_async_callback(spool.close)
@@ -398,8 +398,11 @@ def _older_than(limit_us: int, age_us: Callable[[int], int]) -> Callable[[int], 
 
 
 @contextlib.contextmanager
-def signals_to(handler: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT call `handler`; afterwards they do what they did before."""
+def signals_to(handler: Callable[[], None], *, ends: bool = False) -> Iterator[None]:
+    """SIGTERM and SIGINT call `handler`; afterwards they do what they did before.
+
+    If the process `ends` then, they do nothing: one that comes late, while Python tidies up, is no reason to exit with its number.
+    """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handler)
@@ -408,3 +411,5 @@ def signals_to(handler: Callable[[], None]) -> Iterator[None]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+            if ends:
+                signal.signal(number, signal.SIG_IGN)

@@ -448,15 +448,10 @@ class MemoryStore:
         return sum(len(value) for value, _ in self._rows.values())
 
     def claim(self, size: int) -> None:
-        """Room that nobody else can take; it shows in `free`. Raises DiskFull as a commit does."""
+        """Room that nobody else can take; it shows in `free`. Raises DiskFull while commits find no room."""
         if self.full:
-            self.full -= 1
             raise DiskFull("database or disk is full")
-        self.free += size
-
-    def keep_ahead(self, free: int) -> None:
-        """There is no disk to be quick about; it shows in `free`."""
-        self.free = max(self.free, free)
+        self.free = max(self.free, size)
 
     def free_bytes(self) -> int:
         """What a test says."""

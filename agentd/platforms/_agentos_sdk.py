@@ -221,7 +221,7 @@ def _task(members: Mapping[str, Raw]) -> Handed:
     try:
         record = checked("task", fields, _TASK_FIELDS)
     except RecordError as error:
-        raise RecordError(f"$.task{str(error).removeprefix('$')}") from None
+        raise RecordError(f"$.task{str(error).removeprefix('$')}", raw=error.raw) from None
     return Handed([record], _answer({"task_id": record["task_id"]}), left_out=_beside(members, "run_id", "task"))
 
 
@@ -234,7 +234,7 @@ def _end(members: Mapping[str, Raw], kind: str, status: str) -> Handed:
     try:
         record = checked(kind, fields, names)
     except RecordError as error:
-        raise RecordError(str(error).replace("$.usage.", "$.")) from None
+        raise RecordError(str(error).replace("$.usage.", "$."), raw=error.raw) from None
     return Handed([record], _answer({"run_id": run_id, "status": status}))
 
 

@@ -29,7 +29,7 @@ from agentd.spool.segments import lane_hash
 from agentd.spool.storage import Storage
 from agentd.spool.store import DiskFull, Put, Rows, key_of
 from agentd.spool.tables import Table, ended_key
-from agentd.spool.writer import Append, Noted, Pending, Returned, Written, write
+from agentd.spool.writer import Append, Noted, Pending, Returned, Written, claim, write
 
 log = logging.getLogger("agentd.spool")
 
@@ -332,8 +332,7 @@ class Committer:
         gather_journal(self._ledger, pending)
         gather_losses(self._ledger, pending)
         pending.measures |= self._ledger.disk_full
-        is_filling = self._ledger.disk_low and not self._ledger.disk_full
-        pending.keeps_free = RESERVED_BYTES if is_filling else 0
+        pending.claims = RESERVED_BYTES if self._ledger.disk_low and not self._ledger.disk_full else 0
         self._ledger.meta.books = self._ledger.books.snapshot()
         return pending
 
@@ -431,13 +430,6 @@ class Committer:
 
 
 def _claim_reserve(store: Rows, folder: Folder) -> None:
-    """Give the ballast back to a full disk and take part of it into the store at once, where nobody else can fill it.
-
-    What a store needs for deleting is a log that can be begun anew, and free pages: both are its own from then on.
-    """
-    if not folder.release_ballast():
-        return
-    try:
-        store.claim(RESERVED_BYTES)
-    except (DiskFull, sqlite3.Error) as error:  # what was free is somebody else's by now, or the disk is broken
-        log.warning("the reserve is given back, and not to the spool: %s", error, extra={"action": "disk_full"})
+    """Give the ballast back to a full disk and take what is needed of it into the store at once, before somebody else fills it."""
+    if folder.release_ballast():
+        claim(store, RESERVED_BYTES)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from agentd.errors import SpoolDamaged
 from agentd.queued import Entry
 from agentd.records import INTRODUCES, LossClass
-from agentd.spool.directory import INFINITY, Index, Segment
+from agentd.spool.directory import Index, Segment
 from agentd.spool.lane import ENTRY_OVERHEAD, Lane
 from agentd.spool.segments import lane_hash
 

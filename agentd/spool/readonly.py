@@ -126,9 +126,6 @@ class ReadOnlyStore:
     def claim(self, size: int) -> None:  # noqa: ARG002 - the protocol's
         raise StateError("this spool is only read")
 
-    def keep_ahead(self, free: int) -> None:
-        """It has no need of it."""
-
     def free_bytes(self) -> int:
         return 0
 

@@ -2,8 +2,11 @@
 
 A full disk is like a full queue, shared by all: what rows were deleted of is free room within the store, which new rows take without
 more of the disk. So what was delivered makes room, and where that is not enough older debug, then info events of whichever queue are
-shed for what may not be refused yet. Part of that room stays reserved for endings, seals, letters and journal (`RESERVED_BYTES`). How
-much there is is measured by each commit while the disk is full; of what is shed a whole page less a row is counted on before that.
+shed for what may not be refused yet. How much there is each commit measures while the disk is full; of what is shed, rows are counted
+on before that, less the pages that they may share.
+
+Part of that room is reserved for endings, seals, letters and journal (`RESERVED_BYTES`), and taken while the disk has any: a disk that is
+full to the last byte, and kept so by a neighbour who takes whatever is given back, still lets a queue drain.
 """
 
 from __future__ import annotations
@@ -26,10 +29,10 @@ from agentd.spool.segments import lane_hash
 log = logging.getLogger("agentd.spool")
 
 SHED_STEP = 2**20  # room made at once, so that a full queue does not shed for each record anew
-KEPT_BYTES = (
-    FLOOR_BYTES  # free room that a full disk leaves within the store; what is more goes back to the file system
-)
-LOW_BYTES = 2**30  # below that the store takes blocks ahead: more than a neighbour fills between two looks
+KEPT_BYTES = FLOOR_BYTES
+LOW_BYTES = (
+    2**30
+)  # free space below which room is reserved within the store: more than a neighbour fills between two looks
 _PAGE_BYTES = 4096
 _COST = 2  # of a record on disk, beside its bytes in a segment: journal, reference and their indexes
 
@@ -158,9 +161,10 @@ class Room:
                 extra={"action": "disk_full"},
             )
 
-    def may_give_back(self) -> bool:
-        """Whether free room within the store may go back to the file system: on a full disk it is all that there is."""
-        return not self._ledger.disk_full or self._ledger.free_inside > KEPT_BYTES
+    @property
+    def kept_bytes(self) -> int:
+        """How much free room within the store does not go back to the file system: on a full disk there is no other."""
+        return KEPT_BYTES if self._ledger.disk_low or self._ledger.disk_full else 0
 
 
 def _frees(segment: Segment) -> int:

@@ -143,10 +143,8 @@ class Spool:
 
     async def vacuum(self) -> bool:
         """Give a little free room back to the file system; True while there is more."""
-        if not self._rooms.may_give_back():
-            return False
         try:
-            return await self._storage.run(_vacuum)
+            return await self._storage.run(_vacuum, self._rooms.kept_bytes)
         except (DiskFull, sqlite3.Error) as error:  # moving pages takes room in the log
             log.warning("no room is given back to the file system: %s", error, extra={"action": "vacuum_failed"})
             return False
@@ -421,5 +419,5 @@ def _tell(waiting: set[asyncio.Future[None]]) -> None:
             future.set_result(None)
 
 
-def _vacuum(store: Rows) -> bool:
-    return store.vacuum_step()
+def _vacuum(store: Rows, kept_bytes: int) -> bool:
+    return (not kept_bytes or store.free_bytes() > kept_bytes) and store.vacuum_step()

@@ -31,7 +31,6 @@ from diskcache.core import MODE_RAW
 
 from agentd.crashpoints import Point, reached
 from agentd.errors import SpoolDamaged, StateError
-from agentd.spool.ahead import Ahead
 from agentd.spool.pagefile import look_at_log
 from agentd.spool.wal import Read
 
@@ -113,11 +112,10 @@ class Rows(Protocol):
     def delete_rowids(self, rowids: Iterable[int]) -> None: ...
     def copy_rowid(self, rowid: int) -> bytes: ...
     def claim(self, size: int) -> None:
-        """Take that much of the disk into the store as free room. Raises DiskFull, sqlite3.Error."""
-        ...
+        """Take what of the disk it takes to delete on a full one: `size` bytes of room, unless half of that is free already.
 
-    def keep_ahead(self, free: int) -> None:
-        """Take what of the disk it takes to delete on a full one, `free` bytes of room within the store, if that is possible."""
+        Raises DiskFull, sqlite3.Error.
+        """
         ...
 
     def free_bytes(self) -> int:
@@ -181,7 +179,6 @@ class Store:
         Raises SpoolDamaged for a database that can't be trusted as a whole, StateError for one that can't be opened now,
         DiskFull.
         """
-        self._ahead = Ahead(folder)
         inspect(folder, synced=sync == "full")
         synchronous = 2 if sync == "full" else 1
         try:
@@ -235,17 +232,16 @@ class Store:
         return not busy and frames == moved
 
     def claim(self, size: int) -> None:
-        """Take `size` bytes of the disk into the database as free room, and let the log be begun anew. Raises DiskFull, sqlite3.Error."""
+        """Have `size` bytes of free room in the database's file, and a log of that size that can be begun anew.
+
+        Both are what it takes to settle and delete on a full disk, and nobody else can fill them, as he could a file that is given
+        back. Raises DiskFull, sqlite3.Error.
+        """
+        if self.free_bytes() >= size // 2:
+            return
         self.commit([Put(_CLAIM, bytes(size))], ())
         self.commit((), [_CLAIM])
         self._restart_log()
-
-    def keep_ahead(self, free: int) -> None:
-        """Take what of a disk that is running full it takes to settle and delete on a full one: `free` bytes of room, and a log."""
-        self._ahead.keep()
-        if self.free_bytes() < free // 2:
-            with contextlib.suppress(DiskFull, sqlite3.Error):  # it is full by now, and that shows soon enough
-                self.claim(free)
 
     def free_bytes(self) -> int:
         """Room within the database, of rows that were deleted, as far as its file has the place for it already."""
@@ -309,7 +305,6 @@ class Store:
     def close(self) -> None:
         """Close in the storage thread: connections belong to threads, and only the last one tidies the log away."""
         self._cache.close()
-        self._ahead.close()
 
     def _select(self, sql: str, table: int) -> Iterator[Any]:
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from itertools import groupby
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from agentd.spool.directory import Segment
 from agentd.spool.journal import Note
 from agentd.spool.letters import Brief
 from agentd.spool.lost import Found, Key
-from agentd.spool.store import Put, Rows, key_of
+from agentd.spool.store import DiskFull, Put, Rows, key_of
 from agentd.spool.tables import Meta, Table, encode_meta
 
 log = logging.getLogger("agentd.spool")
@@ -91,7 +92,7 @@ class Pending(Struct):
     lost_rows: tuple[int, int] = (0, 0)  # for runs that are told, and for what they lose
     told: list[Key] = field(default_factory=list)
     measures: bool = False  # the free room within the store
-    keeps_free: int = 0  # bytes within the store, for the day when the disk is full
+    claims: int = 0  # bytes within the store, for the day when the disk is full
     frees: int = 0  # bytes of what is shed
 
     def put(self, put: Put) -> None:
@@ -132,9 +133,17 @@ def write(store: Rows, pending: Pending, meta: Meta) -> Written:
     reached(Point.COMMIT_BEGUN)
     store.commit(puts, deletes)
     reached(Point.COMMIT_WRITTEN)
-    if pending.keeps_free:
-        store.keep_ahead(pending.keeps_free)
+    if pending.claims:
+        claim(store, pending.claims)
     return made._replace(next_segment=row, free_bytes=store.free_bytes() if pending.measures else None)
+
+
+def claim(store: Rows, size: int) -> None:
+    """Take room for settling and deleting into the store, as far as the disk has any."""
+    try:
+        store.claim(size)
+    except (DiskFull, sqlite3.Error) as error:  # what was free is somebody else's by now, or the disk is broken
+        log.warning("no room can be reserved within the spool: %s", error, extra={"action": "disk_full"})
 
 
 def _count_lost(store: Rows, pending: Pending) -> Found:

@@ -340,16 +340,14 @@ async def test_a_bad_body_is_named(house, body, said):
 
 async def test_a_refused_record_of_an_sdks_is_evidence(house):
     """What is no record is handed to be kept, as a record as far as it could be made one, else as the SDK has sent it."""
-    body = {"run_id": "r", "usage": {"input_tokens": -1}}
-    status, _, answer = await house.post("/agentos/api/ingest/v1/run/complete", body)
+    body = {"run_id": "r" * 300, "error_message": "e"}
+    status, _, answer = await house.post("/agentos/api/ingest/v1/run/fail", body)
     assert status == 400
-    broken = b'{"run_id":7}'
-    await house.post("/agentos/api/ingest/v1/run/fail", broken)
+    await house.post("/agentos/api/ingest/v1/run/fail", b'{"run_id":7}')
     (raw, reason, origin, kind), as_sent = house.sink.kept
-    assert (json.loads(raw)["kind"], json.loads(raw)["run_id"], kind) == ("run.complete", "r", "run.complete")
-    assert (reason, origin) == ("$.usage.input_tokens: expected `int` >= 0", "sdk") or reason
-    assert answer["error"]["message"] in reason
-    assert (as_sent[0], as_sent[3]) == (broken, "run.fail")
+    assert json.loads(raw) == {"kind": "run.fail", **body}
+    assert (reason, origin, kind) == (answer["error"]["message"], "sdk", "run.fail")
+    assert (as_sent[0], as_sent[3]) == (b'{"run_id":7}', "run.fail")
 
 
 async def test_half_a_surrogate_costs_nothing(house):

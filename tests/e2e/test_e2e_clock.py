@@ -92,9 +92,7 @@ def test_a_wall_clock_that_jumps_breaks_nothing(world):
         assert daemon.drained(10)["dead"] == 0
         assert wrong.ask("final")["repeated"]
         assert http_call(daemon.socket, "GET", f"/v1/gates/{pending['gate_id']}")[1]["verdict"] == "pending"
-    said = world.platform.ask(
-        lambda: world.platform.sandbox._emulation.act("aegis", pending["platform_id"], "approve")
-    )
+    said = world.platform.ask(lambda: world.platform.sandbox._emulation.act("aegis", pending["platform_id"], "approve"))
     assert said.status == 200
     assert http_call(daemon.socket, "GET", f"/v1/gates/{pending['gate_id']}?wait=20")[1]["verdict"] == "allow"
     assert len(wrong.years()) >= 3, "the clock was never set"

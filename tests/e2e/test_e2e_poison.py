@@ -49,7 +49,9 @@ def test_a_thousand_bad_ones_in_a_row_do_not_stop_the_lane(world):
     ledger = world.ledger
     world.platform.refuse('"bad":true', 422)
     bad = [ledger.event("r", bad=True) for _ in range(1000)]
-    told(world, daemon, [ledger.start("r"), *ledger.events_of("r", 5)], bad, ledger.events_of("r", 5), [ledger.end("r")])
+    told(
+        world, daemon, [ledger.start("r"), *ledger.events_of("r", 5)], bad, ledger.events_of("r", 5), [ledger.end("r")]
+    )
     books = daemon.drained(60)
     assert (books["delivered"], books["causes"]["dead"]) == (12, {"rejected": 1000})
     assert books["state"] == "ok"
@@ -142,7 +144,9 @@ def test_all_of_it_at_once_over_a_crash(world):
     told(world, daemon, [ledger.start(run) for run in runs])
     for part in range(2):
         for run in runs:
-            records = [ledger.event(run, size=100, **({"bad": True} if number in (3, 4, 17) else {})) for number in range(40)]
+            records = [
+                ledger.event(run, size=100, **({"bad": True} if number in (3, 4, 17) else {})) for number in range(40)
+            ]
             records[20] = ledger.event(run, size=9000)
             told(world, daemon, records)
         if part == 0:

@@ -10,7 +10,7 @@ from agentd.delivery.backoff import Backoff
 from agentd.delivery.circuit import Circuit, Health
 from agentd.delivery.lanes import Hold, Lanes
 from agentd.delivery.waits import Waits, Why, tally, waits
-from agentd.testing import answer
+from agentd.testing import MemoryOutbox, ScriptedTransport, answer
 
 OK = Circuit(Backoff(0.25, 60.0))
 PAUSED = Circuit(Backoff(0.25, 60.0), Health.PAUSED, "401", 130.0)
@@ -102,3 +102,45 @@ async def test_a_suspended_courier_sleeps(make_rig):
     assert steps == []
     rig.courier.resume()
     await rig.until(lambda: rig.outbox.live == 0)
+
+
+async def test_a_start_far_behind_in_its_own_lane_is_read_and_sent_first(rig_class, started):
+    """Events before their run.start, more than memory holds: the start is brought into memory; nobody waits for ever."""
+
+    class Small(MemoryOutbox):
+        """Shows a lane's start only after it was asked to bring it."""
+
+        def __init__(self):
+            super().__init__()
+            self.brought = []
+            self.filled = 0
+            self.blocked = []
+
+        def find(self, lane, number):
+            return super().find(lane, number) if self.filled and self.brought else None
+
+        def bring(self, lane, number):
+            self.brought.append((lane, number))
+
+        def fill(self):
+            if self.brought:
+                self.filled += 1
+
+        def block(self, lane):
+            self.blocked.append(lane)
+
+    outbox = Small()
+    rig = rig_class(outbox=outbox, transport=ScriptedTransport(started, then=answer(200)), max_events=3)
+    for number in range(3):
+        rig.put("event", run_id="r", type=f"t{number}", quiet=True)
+    start = rig.put("run.start", run_id="r", quiet=True)
+    rig.courier.touch({"run:r"})
+    rig.start()
+    await rig.idle()
+    assert outbox.brought == [("run:r", start.number)]
+    assert (rig.paths, outbox.blocked) == ([], [])
+    assert rig.courier.lanes.find("run:r").hold is Hold.READING
+    await rig.advance(1.0)
+    await rig.until(lambda: rig.outbox.live == 0)
+    assert rig.paths == ["run/start", "events"]
+    await rig.stop()
