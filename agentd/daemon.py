@@ -40,6 +40,7 @@ from agentd.intake.dedupe import Window
 from agentd.intake.gates import add_gates
 from agentd.intake.letters import add_letters
 from agentd.intake.queues import add_queues
+from agentd.intake.records import add_records
 from agentd.intake.reaper import Reaper
 from agentd.intake.routes import build_app
 from agentd.intake.routing import Table as RoutingTable
@@ -176,6 +177,7 @@ class Daemon:
         add_gates(app, keeper, sink, control, self.config)
         add_letters(app, LetterControl(letters, self._clocks.now_us), control)
         add_queues(app, control.queues, control)
+        add_records(app, control.records, control)
         build_gateway(
             self.targets,
             self.config,

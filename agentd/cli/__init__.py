@@ -29,9 +29,11 @@ VERBS = {
     "emit": "emit",
     "explain": "explain",
     "flush": "flush",
+    "where": "where",
     "queue": "queue",
     "dead-letters": "dead_letters",
     "gates": "gates",
+    "audit": "audit",
     "sandbox": "sandbox",
     "demo": "demo",
 }

@@ -38,6 +38,10 @@ def number(value: float) -> str:
     return f"{value:,}"
 
 
+def many(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}{'es' if what.endswith('ch') else 's'}"
+
+
 # -- stats -------------------------------------------------------------------------------------------------------------
 
 
@@ -80,9 +84,9 @@ def _details(there: dict[str, Any]) -> list[str]:
     if lanes["known"]:
         states = [f"{number(count)} {_LANES[why]}" for why, count in lanes["waits"].items()]
         states += [f"{number(lanes['parked'])} parked on disk"] if lanes["parked"] else []
-        lines.append(f"{number(lanes['known'])} lanes" + (": " + ", ".join(states) if states else ""))
-    stored = [f"{number(there['segments'])} segments"]
-    stored += [f"{number(there['sealed'])} sealed batches"] if there["sealed"] else []
+        lines.append(many(lanes["known"], "lane") + (": " + ", ".join(states) if states else ""))
+    stored = [many(there["segments"], "segment")]
+    stored += [many(there["sealed"], "sealed batch")] if there["sealed"] else []
     if there["window_max_bytes"]:
         stored.append(f"{format_size(there['window_bytes'])} of {format_size(there['window_max_bytes'])} of memory")
     return [*lines, ", ".join(stored)]
@@ -94,9 +98,9 @@ def _words(counts: dict[str, int]) -> str:
 
 def _total(total: dict[str, Any]) -> list[str]:
     oldest = "" if total["oldest_age_s"] is None else f", the oldest {_age(total['oldest_age_s'])} old"
-    dead = f"; {number(total['dead_letters'])} dead letters" if total["dead_letters"] else ""
+    dead = f"; {many(total['dead_letters'], 'dead letter')}" if total["dead_letters"] else ""
     return [
-        f"{number(total['queued'])} records queued{oldest}: {format_size(total['bytes'])} of {format_size(total['max_bytes'])}{dead}",
+        f"{many(total['queued'], 'record')} queued{oldest}: {format_size(total['bytes'])} of {format_size(total['max_bytes'])}{dead}",
         f"{format_size(total['database_bytes'])} on disk, {format_size(total['disk_free_bytes'])} free there",
     ]
 
@@ -128,12 +132,12 @@ def lane_lines(document: dict[str, Any]) -> list[str]:
     lanes, matched = document["lanes"], document["matched"]
     lines = _lane_rows(lanes) if lanes else ["nothing of that is queued"]
     if lanes:
-        many = "" if document["exact"] else "at most "
+        most = "" if document["exact"] else "at most "
         shown = "" if len(lanes) == matched["lanes"] else f", the first {number(len(lanes))} shown"
-        what = f"{number(matched['records'])} records, {format_size(matched['bytes'])}"
-        lines += ["", f"{many}{number(matched['lanes'])} lanes{shown}: {what}"]
+        what = f"{many(matched['records'], 'record')}, {format_size(matched['bytes'])}"
+        lines += ["", f"{most}{many(matched['lanes'], 'lane')}{shown}: {what}"]
     if document["damaged_segments"]:
-        lines.append(f"{document['damaged_segments']} segments can't be read")
+        lines.append(f"{many(document['damaged_segments'], 'segment')} can't be read")
     return lines
 
 
@@ -160,7 +164,7 @@ def _waiting(lane: dict[str, Any]) -> str:
     waits = lane["waits"]
     words = [_WAITS[waits["for"]]]
     if waits["failures"]:
-        words.append(f"after {waits['failures']} {'failure' if waits['failures'] == 1 else 'failures'}")
+        words.append(f"after {many(waits['failures'], 'failure')}")
     if waits["next_try_in_s"] is not None:
         words.append(f"in {format_duration(waits['next_try_in_s'])}")
     marks = ["parked on disk"] if lane["parked"] else []

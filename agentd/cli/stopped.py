@@ -53,7 +53,7 @@ def _look(nobody: str, look_at: Callable[[Look, Stopped], T]) -> T:
     pid = running_pid(folder.directory)
     if not folder.directory.exists():
         raise StateError(f"{nobody}, and no state folder {folder.directory}: nothing was ever kept there")
-    where = f"pid {pid} uses" if pid is not None else "looking into"
-    complain(f"{nobody}: {where} {folder.directory}" + (", which is read beside it" if pid is not None else ""))
+    whose = "a stopped one left" if pid is None else f"the one with pid {pid} uses"
+    complain(f"{nobody}: reading {folder.directory}, which {whose}")
     with look(folder.directory, folder.now_us) as found:
         return look_at(found, folder)

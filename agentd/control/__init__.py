@@ -12,6 +12,7 @@ from agentd import __version__
 from agentd.ageing import Clocks
 from agentd.config import Loaded
 from agentd.control.queue import QueueControl
+from agentd.control.records import RecordControl
 from agentd.delivery.courier import Courier
 from agentd.gate.keeper import Keeper
 from agentd.intake import Grant, Peer
@@ -61,6 +62,7 @@ class DaemonControl:
         self._decides = decides
         self._clocks = clocks or Clocks()
         self.queues = QueueControl(self._config, spool, couriers, self._clocks)
+        self.records = RecordControl(self._config, couriers, self.queues.read)
         self._started = self._clocks.now_us() / 1e6
         self._started_mono = time.monotonic()
         self._metrics = Metrics(

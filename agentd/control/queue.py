@@ -134,7 +134,7 @@ class QueueControl:
     async def lanes(self, asked: Asked, viewer: Peer, *, admin: bool, grant: Grant) -> dict[str, Any]:
         ages = self._clocks.ages()
         wanted = wanted_of(asked, ages, None if admin else self._own(viewer, grant))
-        found = await self._read(lambda rows, stop: census(rows, wanted, Sort(asked.sort), asked.limit, stop=stop))
+        found = await self.read(lambda rows, stop: census(rows, wanted, Sort(asked.sort), asked.limit, stop=stop))
         queued = {name: queue.live for name, queue in self._spool.queues.items()}
         return documents.lanes_document(found, [self._lane(lane, ages) for lane in found.lanes], queued)
 
@@ -154,7 +154,7 @@ class QueueControl:
         ages, own = self._clocks.ages(), self._own(viewer, grant)
         narrow = asked.run is not None or asked.agent is not None  # whoever names one sees whether there is such a one
         wanted = wanted_of(asked, ages, own if narrow and not admin else None)
-        found = await self._read(lambda rows, stop: oldest(rows, wanted, asked.limit, RECORD_BYTES, stop=stop))
+        found = await self.read(lambda rows, stop: oldest(rows, wanted, asked.limit, RECORD_BYTES, stop=stop))
         shown = [
             documents.record_document(name, entry, ages, whole=admin or own(name, entry.source))
             for name, entry in found.entries
@@ -165,7 +165,7 @@ class QueueControl:
         wanted = wanted_receipts_of(asked, self._clocks.ages(), None if admin else self._own(viewer, grant))
         rows = self._spool.journal.rows
         return documents.receipts_document(
-            await self._read(lambda store, stop: receipts(store, rows, wanted, asked.limit, stop=stop))
+            await self.read(lambda store, stop: receipts(store, rows, wanted, asked.limit, stop=stop))
         )
 
     def _own(self, viewer: Peer, grant: Grant) -> Callable[[str, Source], bool]:
@@ -179,7 +179,7 @@ class QueueControl:
 
         return own
 
-    async def _read(self, job: Callable[[Rows, Callable[[], bool]], T]) -> T:
+    async def read(self, job: Callable[[Rows, Callable[[], bool]], T]) -> T:
         """`job(rows, stop)` on the reader's thread. Raises Busy."""
         if self._asking > _WAITING or self._closing.is_set():
             raise Busy("others look into the queue just now, or the daemon stops: ask again later")

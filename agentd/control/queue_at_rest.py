@@ -71,7 +71,7 @@ class QueueAtRest:
             documents.lane_document(
                 lane,
                 self._age_us,
-                documents.waits_at_rest(ledger, lane),
+                documents.waits_at_rest(ledger, lane.destination, lane.lane, lane.head.kind),
                 parked=False,
                 sealed=len(ledger.seals.of_lane(lane.destination, lane.lane)),
             )

@@ -79,24 +79,24 @@ def _place(place: Place, ages: Ages) -> dict[str, Any]:
     }
 
 
-def waits_at_rest(ledger: Ledger, lane: LaneCount) -> Waits:
-    """What a lane of a stopped daemon's queue waits for, as far as the disk says it."""
-    seals = ledger.seals.of_lane(lane.destination, lane.lane)
+def waits_at_rest(ledger: Ledger, destination: str, lane: str, kind: str) -> Waits:
+    """What a lane of a stopped daemon's queue waits for, as far as the disk says it; `kind` is its head's."""
+    seals = ledger.seals.of_lane(destination, lane)
     if seals:
         return Waits(Why.SEAL, f"a batch of {seals[0].count} that may have been sent goes again as it was")
-    kind, _, local_id = lane.lane.partition(":")
-    needed = REFERENCE_FIELDS.get(lane.head.kind)
-    if needed is None or needed[0] != kind:
+    of, _, local_id = lane.partition(":")
+    needed = REFERENCE_FIELDS.get(kind)
+    if needed is None or needed[0] != of:
         return Waits(Why.DAEMON)
-    ref = ledger.refs.find(lane.destination, kind, local_id)
+    ref = ledger.refs.find(destination, of, local_id)
     if ref is None:
         return Waits(
-            Why.REFERENCE, f"nothing has introduced {kind} {local_id}: taken as the platform's own after a while"
+            Why.REFERENCE, f"nothing has introduced {of} {local_id}: taken as the platform's own after a while"
         )
     if ref.state == DEAD:
-        return Waits(Why.REFERENCE, f"{kind} {local_id} was refused for good: what names it will be dead")
-    if ref.state == INTRODUCED and (ref.lane or lane.lane) != lane.lane:
-        return Waits(Why.REFERENCE, f"waits for {kind} {local_id}, which {ref.lane} introduces")
+        return Waits(Why.REFERENCE, f"{of} {local_id} was refused for good: what names it will be dead")
+    if ref.state == INTRODUCED and (ref.lane or lane) != lane:
+        return Waits(Why.REFERENCE, f"waits for {of} {local_id}, which {ref.lane} introduces")
     return Waits(Why.DAEMON)
 
 

@@ -1,7 +1,7 @@
 """How fast a destination's queue fills and empties, from its books now and a little earlier. Pure: `now` and counts in.
 
-The books count since the first start and on disk; two looks at them a minute apart say more than an average that starts at
-zero with every restart, and what ended an outage shows within seconds.
+The books count since the first start; two looks at them half a minute apart say more than an average since then. The window is
+short, so that neither a burst that came before nor an outage that is over is taken for what happens now.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections import deque
 from enum import StrEnum
 from typing import NamedTuple
 
-WINDOW_S = 60.0
-_STEP_S = 5.0  # between two looks that are kept: thirteen of them span the window
+WINDOW_S = 30.0
+_STEP_S = 2.5  # between two looks that are kept: thirteen of them span the window
 _LEAST_S = 1.0  # below that a rate is noise
 
 
@@ -25,7 +25,7 @@ class Drain(StrEnum):
 
 
 class Rates(NamedTuple):
-    """Records a second over the last minute at most."""
+    """Records a second over the window at most."""
 
     admitted: float
     delivered: float

@@ -134,6 +134,12 @@ def count(rows: bytes) -> int:
     return sum(value != _PLACE for _, value in _rows(rows))
 
 
+def holders(rows: bytes, record_id: bytes) -> list[int]:
+    """The uids from which a record of this id was taken, by rows as they are kept on disk."""
+    found = (key for key, value in _rows(rows) if key[_UID:] == record_id and value != _PLACE)
+    return list(dict.fromkeys(int.from_bytes(key[:_UID], "big") for key in found))
+
+
 def _key(uid: int, record_id: bytes) -> bytes:
     return (uid & 0xFFFFFFFF).to_bytes(_UID, "big") + record_id
 

@@ -78,6 +78,15 @@ class Segment:
         self.kinds[kind] -= 1
         return True
 
+    def end_all(self) -> bytes:
+        """Nothing of it is live any more, whatever it holds. Returns its bitmap."""
+        self.ended = bytearray(b"\xff" * ((self.count + 7) // 8))
+        if self.count % 8:
+            self.ended[-1] = (1 << self.count % 8) - 1
+        self.live = 0
+        self.kinds = dict.fromkeys(self.kinds, 0)
+        return self.bitmap()
+
     def bitmap(self) -> bytes:
         """The row that keeps which of its records have ended."""
         return pack(msgspec.msgpack.encode([self.kinds, bytes(self.ended or b"")]))

@@ -20,7 +20,8 @@ from agentd.spool.folder import Folder
 from agentd.spool.ledger import Ledger
 from agentd.spool.mending import bury_introducers
 from agentd.spool.storage import Storage
-from agentd.spool.store import Rows
+from agentd.spool.store import Put, Rows
+from agentd.spool.tables import ended_key
 
 log = logging.getLogger("agentd.spool")
 
@@ -65,7 +66,8 @@ class Loader:
                 entries = await self._storage.run(read_segment, key)
                 queue.check(key, entries)
             except SpoolDamaged as error:
-                self._set_aside(name, key, error)
+                is_kept = await self._storage.run(_keep_copy, self._ledger.folder, key)
+                self._set_aside(name, key, error, is_kept=is_kept)
             except sqlite3.OperationalError as error:
                 queue.load_failed()
                 log.error("%s: can't read: %s; trying again", name, error, extra={"action": "read_failed"})
@@ -74,7 +76,8 @@ class Loader:
                 self.tell(name, queue.loaded(key, entries))
         self.tell(name, queue.released())
 
-    def _set_aside(self, name: str, key: int, error: SpoolDamaged) -> None:
+    def _set_aside(self, name: str, key: int, error: SpoolDamaged, *, is_kept: bool) -> None:
+        """Out of the queue. What a full disk has no room to keep a copy of stays where it is until the next start."""
         segment = self._ledger.queues[name].unreadable(key)
         if segment is None:
             return
@@ -83,10 +86,12 @@ class Loader:
             "%s: %s: %d records (numbers %d-%d) set aside",
             name, error, segment.live, segment.first, segment.last, extra={"action": "quarantine", "destination": name},
         )  # fmt: skip
-        self._storage.begin(_keep_copy, self._ledger.folder, key)
         self._ledger.lose(name, segment, State.QUARANTINED, Cause.DAMAGED)
         bury_introducers(self._ledger, name, segment)
-        self._committer.delete_segment(key)
+        if is_kept:
+            self._committer.delete_segment(key)
+        else:
+            self._committer.put(Put(ended_key(key), segment.end_all()))
         self._committer.wake()
 
     async def count_lane(self, name: str, lane: str) -> int:
@@ -119,9 +124,11 @@ def read_segment(store: Rows, key: int) -> list[Entry]:
     return segments.decode(key, value)[1]
 
 
-def _keep_copy(store: Rows, folder: Folder, key: int) -> None:
+def _keep_copy(store: Rows, folder: Folder, key: int) -> bool:
     try:
         value = store.read(key) or b""
         folder.keep("segments", f"{key:x}", value)
     except (StateError, sqlite3.Error, OSError) as error:
         log.error("can't keep a copy of segment %#x: %s", key, error, extra={"action": "quarantine"})
+        return False
+    return True

@@ -24,10 +24,6 @@ class Storage:
         """`job(store, *args)` in the storage thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: job(self._store, *args, **kwargs))
 
-    def begin(self, job: Callable[Concatenate[Rows, P], None], *args: P.args, **kwargs: P.kwargs) -> None:
-        """The same without waiting; the job looks after its own errors."""
-        self._thread.submit(job, self._store, *args, **kwargs)
-
     async def close(self) -> None:
         """Close the store in its thread, behind everything that was asked of it, and end the thread."""
         await self.run(_close)

@@ -85,15 +85,18 @@ def id_of(asked: str) -> bytes | None:
         return None
 
 
-def trace(store: Rows, asked: str, *, stop: Callable[[], bool] = lambda: False, most: int = MOST) -> Trace:
-    """Find whatever goes by this name. Raises Interrupted as soon as `stop` says so."""
-    return _Search(store, asked, stop, most).run()
+def trace(
+    store: Rows, asked: str, uid: int | None = None, *, stop: Callable[[], bool] = lambda: False, most: int = MOST
+) -> Trace:
+    """Find whatever goes by this name, of this user alone if one is given. Raises Interrupted as soon as `stop` says so."""
+    return _Search(store, asked, uid, stop, most).run()
 
 
 class _Search:
-    def __init__(self, store: Rows, asked: str, stop: Callable[[], bool], most: int) -> None:
+    def __init__(self, store: Rows, asked: str, uid: int | None, stop: Callable[[], bool], most: int) -> None:
         self._store = store
         self._asked = asked
+        self._uid = uid
         self._stop = stop
         self._most = most
         self._found = Trace(asked)
@@ -128,6 +131,9 @@ class _Search:
             known = self._records[key] = Traced(uid, record_id)
         return known
 
+    def _is_shown(self, uid: int) -> bool:
+        return self._uid is None or uid == self._uid
+
     def _goes_on(self) -> None:
         if self._stop():
             raise Interrupted
@@ -151,7 +157,7 @@ class _Search:
             except (SpoolDamaged, msgspec.MsgspecError):
                 self._found.damaged += 1
                 continue
-            if self._asked in (ref.local_id, ref.platform_id):
+            if self._is_shown(ref.uid) and self._asked in (ref.local_id, ref.platform_id):
                 self._found.references.append(ref)
                 self._names.add(ref.local_id)
                 if ref.number:
@@ -169,7 +175,7 @@ class _Search:
             except SpoolDamaged:
                 self._found.damaged += 1
                 continue
-            if self._names_gate(gate):
+            if self._is_shown(gate.source.uid) and self._names_gate(gate):
                 self._found.gates.append(gate)
 
     def _names_gate(self, gate: GateRow) -> bool:
@@ -208,7 +214,8 @@ class _Search:
         """The notes that mean what is asked for; takes up what else it goes by."""
         needles, lanes = self._needles(), self._lane_names()
         for notes in self._rows(needles):
-            yield from [note for note in notes if note.record_id and self._means(note, lanes)]
+            own = (note for note in notes if note.record_id and self._is_shown(note.uid))
+            yield from [note for note in own if self._means(note, lanes)]
 
     def _rows(self, needles: list[bytes]) -> Iterator[list[Note]]:
         """The journal's rows that hold one of these, decoded."""
@@ -255,7 +262,7 @@ class _Search:
         for key, tag, size in self._store.tags(Table.DEAD):
             self._goes_on()
             brief = self._brief(key, tag, size)
-            if brief is None:
+            if brief is None or not self._is_shown(brief.uid):
                 continue
             if brief.lane in lanes:
                 self._lane(brief.destination, brief.lane).dead += 1
@@ -301,6 +308,8 @@ class _Search:
         wanted = Wanted(frozenset(lanes), frozenset(places), frozenset(self._ids), unknown, self._asked)
         search = QueueSearch(self._store, wanted, self._goes_on)
         for found in search.run():
+            if not self._is_shown(found.uid):
+                continue
             if found.lane in lanes:
                 self._lane(found.destination, found.lane).queued += 1
             record = self._record(found.uid, found.record_id)

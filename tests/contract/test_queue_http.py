@@ -181,7 +181,7 @@ async def test_figures_of_each_destination(house):
 
 
 async def test_how_fast_it_empties(house):
-    """Rates and the time to empty come from the books over the last minute; unknown until there is one to look back on."""
+    """Rates and the time to empty come from the books over the last half minute; unknown until there is one to look back on."""
     await house.put(count=100)
     unknown = (await house.ok())["destinations"]["cloud"]
     assert (unknown["delivered_per_s"], unknown["drain"], unknown["eta_s"]) == (None, "unknown", None)

@@ -1,11 +1,10 @@
 """Queues and disks that are full: what is shed, what is refused, and what happens when there is room again."""
 
-import os
 import select
-import subprocess
 import threading
 
 import pytest
+from disk_kit import fill, mount
 from harness import Frames, wait_for
 
 FULL = "spool full"
@@ -146,31 +145,10 @@ def test_who_asks_for_no_answer_is_not_read_while_the_queue_is_full(world, daemo
     assert daemon.status()["intake"]["refused"] == refused
 
 
-def _fill(folder, leave):
-    """Write a file until only `leave` bytes are free."""
-    with (folder / "filler").open("ab") as file:
-        while (free := os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize) > leave:
-            try:
-                file.write(bytes(min(free - leave, 2**20)))
-                file.flush()
-            except OSError:
-                return
-
-
-@pytest.fixture
-def disk(world):
+@pytest.fixture(params=["tmpfs", "ext4"])
+def disk(world, request):
     """A file system of 96 MiB, of which agentd keeps 16 as its reserve."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
-    place = world.folder / "m"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=96m,mode=700", "agentd-test", place], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"mount: {mounted.stderr.decode().strip()}")
-    world.on_exit(lambda: subprocess.run(["umount", "-l", place], check=True))
-    return place
+    return mount(world, request.param)
 
 
 @pytest.mark.parametrize("leave", [0, 20 * 2**20], ids=["nothing free", "little free"])
@@ -182,7 +160,7 @@ def test_a_full_disk_refuses_and_recovers(world, disk, leave):
     world.platform.down()
     with Frames(daemon) as client:
         assert client.deliver(ledger, [ledger.start("r"), *ledger.events_of("r", 500, size=1000)]) == {}
-        _fill(disk, leave)
+        fill(disk, leave)
         refused = wait_for(lambda: client.deliver(ledger, ledger.events_of("r", 20, size=10_000)), 20, daemon.status)
         assert set(refused.values()) == {FULL}
         wait_for(lambda: daemon.status()["spool"]["full"], 10, daemon.status)
@@ -210,7 +188,7 @@ def test_a_disk_that_fills_up_under_load_loses_nothing_that_was_acknowledged(wor
     refused = 0
     with Frames(daemon) as client:
         assert client.deliver(ledger, [ledger.start("r")]) == {}
-        _fill(disk, 40 * 2**20)
+        fill(disk, 40 * 2**20)
         for _ in range(300):
             refused += len(client.deliver(ledger, ledger.events_of("r", 20, level="warn", size=10_000)))
             if refused > 200:
@@ -227,7 +205,6 @@ def test_a_disk_that_fills_up_under_load_loses_nothing_that_was_acknowledged(wor
         assert client.deliver(ledger, [ledger.end("r")]) == {}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
 def test_a_start_on_a_full_disk_delivers_what_is_there(world, disk):
     """Promise 1: a daemon that is started on a full disk delivers its queue, and takes records when there is room."""
     daemon = world.daemon(spool={"directory": str(disk / "state"), "max_bytes": "64MiB"})
@@ -237,7 +214,7 @@ def test_a_start_on_a_full_disk_delivers_what_is_there(world, disk):
     with Frames(daemon) as client:
         assert client.deliver(ledger, [ledger.start("r"), *ledger.events_of("r", 500, size=1000)]) == {}
     daemon.kill()
-    _fill(disk, 0)
+    fill(disk, 0)
     daemon.start()
     world.platform.up()
     assert daemon.drained()["delivered"] == 501

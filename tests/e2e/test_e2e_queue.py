@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from agentd.spool.tables import Table
 
 FACES = ("agentos", "decisionos")
 NOBODY = 65534
+LEDGER_AGENT = str(uuid.uuid5(uuid.NAMESPACE_URL, "agentd:sandbox"))  # the one that the emulated ledger knows
 
 
 def _queue(world, daemon, *arguments, code=0):
@@ -64,7 +66,7 @@ def troubled(world):
                 "copy": True,
             },
             "destinations.decisionos": {
-                "platform": "decisionos", "base_url": f"{url}/decisionos", "agent_id": AGENT, "api_key": {"env": "KEY"},
+                "platform": "decisionos", "base_url": f"{url}/decisionos", "agent_id": LEDGER_AGENT, "api_key": {"env": "KEY"},
             },
         },
     )  # fmt: skip
@@ -131,9 +133,9 @@ def _why_lanes_wait(world, daemon):
     assert 200 < blocked["waits"]["next_try_in_s"] < 331
     assert blocked["sealed"] == 1
     assert {lanes["mirror", f"run:{run}"]["waits"]["for"] for run in ("blocked", "done")} == {"destination"}
-    assert lanes["decisionos", f"agent:{AGENT}"]["waits"]["reason"].startswith("paused: 401")
+    assert lanes["decisionos", f"agent:{LEDGER_AGENT}"]["waits"]["reason"].startswith("paused: 401")
     assert set(_lanes(world, daemon, "--run", "early")) == {("agentos", "run:early"), ("mirror", "run:early")}
-    assert set(_lanes(world, daemon, "--kind", "decision")) == {("decisionos", f"agent:{AGENT}")}
+    assert set(_lanes(world, daemon, "--kind", "decision")) == {("decisionos", f"agent:{LEDGER_AGENT}")}
     assert _lanes(world, daemon, "--older", "1h") == {}
     [largest], _ = _queue(world, daemon, "list", "--sort", "bytes", "--limit", "1", "--destination", "agentos")
     assert largest["lane"] == "run:early"
@@ -180,7 +182,7 @@ def test_what_waits_and_why(world, troubled):
     assert [found["record"] for found in again[0]] == [found["record"] for found in contents[0]]
     assert again[1] == contents[1]
     stats, said = _queue(world, daemon, "stats")
-    assert said == f"agentd: no daemon at {daemon.socket}: looking into {daemon.state}\n"
+    assert said == f"agentd: no daemon at {daemon.socket}: reading {daemon.state}, which a stopped one left\n"
     assert (stats["running"], stats["total"]["queued"]) == (False, 306 + 328 + 4)
     assert {name: there["state"] for name, there in stats["destinations"].items()} == dict.fromkeys(
         ("agentos", "mirror", "decisionos"), "stopped"

@@ -178,7 +178,7 @@ def test_list_as_json_is_an_array(run):
 def test_list_of_nothing(run):
     """A sentence, not an empty table; damage is told."""
     nothing = LANES | {"lanes": [], "matched": {"lanes": 0, "records": 0, "bytes": 0}, "damaged_segments": 1}
-    assert run(nothing, "list")[0].output.splitlines() == ["nothing of that is queued", "1 segments can't be read"]
+    assert run(nothing, "list")[0].output.splitlines() == ["nothing of that is queued", "1 segment can't be read"]
 
 
 def test_peek_shows_what_may_be_seen(run):

@@ -21,14 +21,14 @@ def test_rates_are_those_of_the_time_since_the_first_look():
 
 
 def test_what_is_older_than_the_window_is_forgotten():
-    """An outage that is over for a minute weighs nothing any more."""
+    """An outage that is over for longer than the window weighs nothing any more."""
     flow = Flow()
     for second in range(600):
         flow.look(float(second), 0, 0)
     for second in range(600, 670):
         flow.look(float(second), 0, (second - 600) * 10)
     assert flow.rates(669.0, 0, 690) == Rates(0.0, 10.0)
-    assert len(flow._looks) <= WINDOW_S / 5 + 2
+    assert len(flow._looks) <= WINDOW_S / 2.5 + 2
 
 
 def test_what_a_full_disk_takes_back_is_no_rate_below_zero():

@@ -185,7 +185,7 @@ async def test_gates_look_after_their_own(real):
 # -- the meta row ------------------------------------------------------------------------------------------------------
 
 
-async def test_without_the_meta_row_the_books_hold_what_is_on_disk(real):
+async def test_without_the_meta_row_the_books_hold_what_is_on_disk(real, caplog):
     """Promise 8: what is queued and what is dead is booked as admitted; what had left is not known any more."""
     entries = await real.put(4, kind="task")
     await real.spool.bury(None, "cloud", entries[:1], Death(Cause.REJECTED, "no"))
@@ -199,6 +199,7 @@ async def test_without_the_meta_row_the_books_hold_what_is_on_disk(real):
     ]
     assert real.balanced()
     assert spool.dead_count == 1
+    assert "cloud: 2 records (task) more on disk than in the books" in caplog.text
 
 
 async def test_without_the_meta_row_the_journal_goes_on_behind_its_end(real):

@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentd.errors import NewerFormat
-from agentd.spool import pages as fmt
 from agentd.spool import pagefile, salvage, segments
+from agentd.spool import pages as fmt
 from agentd.spool.checked import pack
 from agentd.spool.rebuild import Rebuilt, is_ours, rebuild, salvage_of
 from agentd.spool.salvage import Row, Salvage
