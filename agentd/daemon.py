@@ -40,8 +40,8 @@ from agentd.intake.dedupe import Window
 from agentd.intake.gates import add_gates
 from agentd.intake.letters import add_letters
 from agentd.intake.queues import add_queues
-from agentd.intake.records import add_records
 from agentd.intake.reaper import Reaper
+from agentd.intake.records import add_records
 from agentd.intake.routes import build_app
 from agentd.intake.routing import Table as RoutingTable
 from agentd.intake.server import Server

@@ -17,7 +17,6 @@ from agentd.cli.terminal import complain, paint, print_json, table
 
 if TYPE_CHECKING:
     from agentd.spool.audit import Audit
-    from agentd.spool.readonly import ReadOnlyStore
 
 _SILENT_S = 2.0  # what takes no longer says nothing of how far it is
 _ENDS = ("delivered", "queued", "dead", "purged", "shed", "quarantined")
@@ -26,19 +25,23 @@ _INTAKE = "(intake)"  # in place of a destination: what was refused before it ha
 
 @click.command()
 @click.option(
-    "--directory", metavar="DIR", type=click.Path(path_type=Path), help="A state folder, else the configuration's."
+    "--directory",
+    metavar="DIR",
+    type=click.Path(path_type=Path, readable=False),
+    help="A state folder, else the configuration's.",
 )
 @config_option
 @json_option
 def audit(directory: Path | None, *, as_json: bool) -> None:
     """Count again what became of every record, and say whether the books balance. Exit status 1 if they don't."""
+    from agentd.control.at_rest import lost_before_intake
     from agentd.spool import audit as audits
     from agentd.spool.look import open_rows, running_pid
 
     folder = directory or Path(load_config().config.spool.directory)
     with open_rows(folder) as store:
         found = audits.audit(store, _slowly(complain))
-        lost = _lost(store)
+        lost = lost_before_intake(store)
     document = _document(found, folder, running_pid(folder), lost)
     if as_json:
         print_json(document)
@@ -52,24 +55,6 @@ def audit(directory: Path | None, *, as_json: bool) -> None:
 def _slowly(tell: Callable[[str], None]) -> Callable[[str], None]:
     begun = time.monotonic()
     return lambda text: tell(text) if time.monotonic() - begun > _SILENT_S else None
-
-
-def _lost(store: ReadOnlyStore) -> dict[str, int]:
-    """What clients say they lost before intake, by cause and kind, over all streams that are kept."""
-    import msgspec
-
-    from agentd.errors import SpoolDamaged
-    from agentd.intake import streams
-    from agentd.spool.checked import unpack
-    from agentd.spool.tables import Table
-
-    known = streams.Streams()
-    for row, (_, value) in enumerate(store.rows(Table.STREAM)):
-        try:
-            known.add(row, streams.decode(unpack(value)))
-        except (SpoolDamaged, msgspec.MsgspecError):
-            continue  # the audit has said so
-    return known.lost()
 
 
 def _document(found: Audit, folder: Path, pid: int | None, lost: dict[str, int]) -> dict[str, Any]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
 import click
+import msgspec
 
 from agentd.cli.options import config_option, daemon, json_option, socket_option
+from agentd.cli.stopped import ask_or_look
 from agentd.cli.terminal import paint, print_json, table
+from agentd.errors import StateError
 
 _COLOURS = {"allow": "green", "deny": "red", "review": "yellow", "pending": "yellow", "unavailable": "red"}
 _VERDICTS = ("allow", "deny", "review", "unavailable")
@@ -28,7 +32,11 @@ def gates() -> None:
 @json_option
 def list_(state: str, limit: int, socket: str | None, *, as_json: bool) -> None:
     """List them, the newest first. What was asked and answered in full is shown by `show`."""
-    found = daemon(socket).get("/v1/gates", state=state, limit=limit)
+    found = ask_or_look(
+        socket,
+        lambda there: list(there.get("/v1/gates", state=state, limit=limit)),
+        lambda look, _: _plain(_at_rest().gates_at_rest(look, state, limit)),
+    )
     if as_json:
         print_json(found)
         return
@@ -43,7 +51,13 @@ def list_(state: str, limit: int, socket: str | None, *, as_json: bool) -> None:
 @json_option
 def show(gate_id: str, socket: str | None, *, as_json: bool) -> None:
     """Show one with its question and the platform's answer."""
-    found = daemon(socket).get(f"/v1/gates/{quote(gate_id, safe='')}")
+    found = ask_or_look(
+        socket,
+        lambda there: dict(there.get(f"/v1/gates/{quote(gate_id, safe='')}")),
+        lambda look, _: _plain(_at_rest().gate_at_rest(look, gate_id)),
+    )
+    if found is None:
+        raise StateError(f"no gate {gate_id[:64]!r} is on record")
     if as_json:
         print_json(found)
         return
@@ -73,6 +87,17 @@ def resolve(
     click.echo(f"{found['gate_id']}: {_verdict(found)} ({found['gate']} at {found['destination']}{key})")
     if not found["acted"]:
         click.echo("the same question may be asked again under its key" if found["key"] else "nothing was made of it")
+
+
+def _at_rest() -> ModuleType:
+    from agentd.control import at_rest
+
+    return at_rest
+
+
+def _plain(document: Any) -> Any:
+    """With what is spliced into it as JSON built into values, as a daemon's answer has it."""
+    return msgspec.json.decode(msgspec.json.encode(document))
 
 
 def _lines(found: list[dict[str, Any]]) -> list[str]:

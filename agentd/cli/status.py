@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 from msgspec import Struct
 
-from agentd.cli.options import config_option, daemon, json_option, socket_option
+from agentd.cli.options import config_option, json_option, socket_option
+from agentd.cli.stopped import Stopped, ask_or_look
 from agentd.cli.terminal import paint, print_json, table
 from agentd.errors import StateError
 from agentd.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from agentd.spool.look import Look
 
 _COLOURS = {
     "ok": "green",
@@ -78,7 +82,7 @@ class DestinationStatus(Struct, frozen=True):
     requests: int = 0
     retries: int = 0
     causes: dict[str, dict[str, int]] = {}
-    gates: GatesStatus = GatesStatus()
+    gates: GatesStatus | None = None
     balanced: bool = True
 
     @property
@@ -97,11 +101,11 @@ class Status(Struct, frozen=True):
     """The answer of `GET /v1/status`, as far as this command line reads it; a newer daemon may say more."""
 
     agentd: str
-    pid: int
+    pid: int | None
     state: str
     socket: str = ""
     config: str | None = None
-    uptime_s: float = 0.0
+    uptime_s: float | None = None
     spool: SpoolStatus = SpoolStatus()
     intake: IntakeStatus = IntakeStatus()
     destinations: dict[str, DestinationStatus] = {}
@@ -122,13 +126,19 @@ def read_status(document: Any) -> Status:
 @socket_option
 @json_option
 def status(socket: str | None, *, as_json: bool) -> None:
-    """Show what the daemon took in, sent, and still holds."""
-    document = daemon(socket).get("/v1/status")
+    """Show what the daemon took in, sent, and still holds; of one that does not run, what it has left."""
+    document = ask_or_look(socket, lambda there: dict(there.get("/v1/status")), _at_rest)
     if as_json:
         print_json(document)
         return
     for line in screen(read_status(document)):
         click.echo(line)
+
+
+def _at_rest(look: Look, folder: Stopped) -> dict[str, Any]:
+    from agentd.control.at_rest import status_at_rest
+
+    return status_at_rest(look, folder.loaded, folder.pid, folder.now_us)
 
 
 def screen(status: Status) -> list[str]:
@@ -137,18 +147,30 @@ def screen(status: Status) -> list[str]:
 
 
 def _head(status: Status) -> list[str]:
-    spool, intake, memory = status.spool, status.intake, status.memory
+    spool = status.spool
     stored = f"{format_size(spool.bytes)} of {format_size(spool.max_bytes)}, sync {spool.sync}"
     free = f"{format_size(spool.disk_free_bytes)} free on disk" + (paint("  FULL", "red") if spool.full else "")
-    causes = _causes(intake.refused)
-    refused = f"{sum(intake.refused.values())} refused" + (f" ({causes})" if causes else "")
-    lost = _causes(intake.lost_before_intake)
-    window = f"window {format_size(memory.window_bytes)} of {format_size(memory.budget_bytes)}"
+    pid = "" if status.pid is None else f"  pid {status.pid}"
+    up = "" if status.uptime_s is None else f"  up {format_duration(status.uptime_s)}"
     return [
-        f"agentd {status.agentd}  {_state(status.state)}  pid {status.pid}  up {format_duration(status.uptime_s)}",
+        f"agentd {status.agentd}  {_state(status.state)}{pid}{up}",
         f"  socket  {status.socket}",
         f"  config  {status.config or 'none; from the environment'}",
         f"  spool   {spool.directory}  {stored}, {free}",
+        *_process(status),
+    ]
+
+
+def _process(status: Status) -> list[str]:
+    """What only a daemon that runs has, and what its clients said of themselves."""
+    intake, memory = status.intake, status.memory
+    lost = _causes(intake.lost_before_intake)
+    if status.uptime_s is None:
+        return [f"  intake  lost before intake: {lost}"] if lost else []
+    causes = _causes(intake.refused)
+    refused = f"{sum(intake.refused.values())} refused" + (f" ({causes})" if causes else "")
+    window = f"window {format_size(memory.window_bytes)} of {format_size(memory.budget_bytes)}"
+    return [
         f"  intake  {intake.connections} connections, {intake.accepted} accepted, {refused}"
         + (f", lost before intake: {lost}" if lost else ""),
         f"  memory  {format_size(memory.rss_bytes)}, {window}",
@@ -177,7 +199,7 @@ def _reason(there: DestinationStatus) -> list[str]:
     if there.retry_in_s is not None:
         lines.append(f"    next try in {format_duration(there.retry_in_s)}")
     lines += [f"    {end}: {_causes(causes)}" for end, causes in there.causes.items() if _causes(causes)]
-    return [*lines, f"    gates: {there.gates}"] if str(there.gates) else lines
+    return [*lines, f"    gates: {there.gates}"] if there.gates is not None and str(there.gates) else lines
 
 
 def _causes(counts: dict[str, int]) -> str:

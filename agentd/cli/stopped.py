@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 from agentd.cli.ask import Daemon, NoDaemon
 from agentd.cli.options import daemon, load_config
 from agentd.cli.terminal import complain
-from agentd.errors import StateError
 
 if TYPE_CHECKING:
-    from agentd.config import Config
+    from agentd.config import Config, Loaded
     from agentd.spool.look import Look
 
 T = TypeVar("T")
@@ -23,9 +22,25 @@ class Stopped:
     """The state folder of a daemon that does not answer. Raises ConfigError."""
 
     def __init__(self) -> None:
-        self.config: Config = load_config().config
+        self.loaded: Loaded = load_config()
+        self.config: Config = self.loaded.config
         self.directory = Path(self.config.spool.directory)
         self.now_us = time.time_ns() // 1000
+
+    @property
+    def has_spool(self) -> bool:
+        """Whether anything was ever kept there; also where that can't be seen, which looking into it then says."""
+        try:
+            return (self.directory / "spool" / "cache.db").exists()
+        except PermissionError:
+            return True
+
+    @property
+    def pid(self) -> int | None:
+        """That of a daemon which uses the folder and does not answer where it was asked; None if none does."""
+        from agentd.spool.look import running_pid
+
+        return running_pid(self.directory)
 
     def __repr__(self) -> str:
         return f"<Stopped daemon's folder {self.directory}>"
@@ -43,17 +58,16 @@ def ask_or_look(
     except NoDaemon as error:
         if socket is not None:
             raise
-        return _look(str(error).partition(":")[0], look_at)
+        return _look(error, look_at)
 
 
-def _look(nobody: str, look_at: Callable[[Look, Stopped], T]) -> T:
-    from agentd.spool.look import look, running_pid
+def _look(nobody: NoDaemon, look_at: Callable[[Look, Stopped], T]) -> T:
+    from agentd.spool.look import look
 
     folder = Stopped()
-    pid = running_pid(folder.directory)
-    if not folder.directory.exists():
-        raise StateError(f"{nobody}, and no state folder {folder.directory}: nothing was ever kept there")
-    whose = "a stopped one left" if pid is None else f"the one with pid {pid} uses"
-    complain(f"{nobody}: reading {folder.directory}, which {whose}")
+    if not folder.has_spool:
+        raise nobody
+    whose = "a stopped one left" if folder.pid is None else f"the one with pid {folder.pid} uses"
+    complain(f"{str(nobody).partition(':')[0]}: reading {folder.directory}, which {whose}")
     with look(folder.directory, folder.now_us) as found:
         return look_at(found, folder)

@@ -258,8 +258,9 @@ def _kinds(
     asked = found.asked
     own_id = id_of(asked)
     words: list[str] = []
-    if own_id is not None and any(record["id"] == text_of(own_id) for record in records):
-        words.append("record")
+    for record in records if own_id is not None else ():
+        if record["id"] == text_of(own_id):
+            words.append("gate" if str(record["kind"]).startswith(_GATE) else "record")
     words += [ref["kind"] for ref in references if ref["id"] == asked]
     words += [f"{ref['kind']} by the platform's id" for ref in references if asked == ref["platform_id"] != ref["id"]]
     words += ["gate" for gate in gates if gate["gate_id"] == asked]
@@ -269,13 +270,15 @@ def _kinds(
     for record in found.records:
         if (text_of(record.record_id), record.uid) in shown:
             words += _names_in(record, asked)
+    if any(word.endswith("by the platform's id") for word in words):
+        words = [word for word in words if word != "platform's id"]
     return list(dict.fromkeys(words))
 
 
 def _names_in(record: Traced, asked: str) -> list[str]:
     words = []
     for note in record.notes:
-        words += ["idempotency key"] if note.key == asked else []
+        words += ["idempotency key"] if note.key == asked != text_of(record.record_id) else []
         words += ["platform's id"] if note.platform_id == asked else []
         words += ["run"] if note.run == asked else []
         words += [note.lane.partition(":")[0]] if note.lane.partition(":")[2] == asked else []

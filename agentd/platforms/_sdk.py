@@ -105,7 +105,7 @@ def fields_of(members: Mapping[str, Raw], names: Mapping[str, str], dropped: Col
 
 def checked(kind: str, fields: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """The record of this kind. Raises RecordError that names the member by the SDK's name (`names`: member → field)."""
-    record = {"kind": kind, **fields}
+    record, data = {"kind": kind, **fields}, b""
     try:
         data = _encode(record)
         _decoders[kind].decode(data)

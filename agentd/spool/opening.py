@@ -17,9 +17,12 @@ from agentd.spool.newer import refuse_newer
 from agentd.spool.rebuild import Lost, Rebuilt, needed_bytes, rebuild, salvage_of
 from agentd.spool.salvage import Salvage
 from agentd.spool.store import DiskFull, Rows
+from agentd.units import format_size
 
 log = logging.getLogger("agentd.spool")
 
+# for the log and its index, which SQLite removes at each end in order; without room for that it says "disk I/O error" alone
+_START_BYTES = 2**20
 _TOLD = 20  # lost rows that have a line of their own in the log
 
 
@@ -43,9 +46,12 @@ def open_store(
             return opener(folder.spool), rebuilt
         except SpoolDamaged as error:
             rebuilt = _replace(folder, error, opener, synced=synced, stamp=stamp)
-        except DiskFull as error:
+        except (DiskFull, StateError) as error:
+            if isinstance(error, StateError) and folder.free_bytes() >= _START_BYTES:
+                raise
             if not folder.release_ballast():
-                raise StateError(f"{folder.spool}: {error}") from error
+                room = f"the disk is full, and a start takes about {format_size(_START_BYTES)} of it"
+                raise StateError(f"{folder.spool}: {room} ({error})") from error
             log.error("disk full at start (%s): reserve given back", error, extra={"action": "disk_full"})
     raise StateError(f"{folder.spool}: can't be opened")
 

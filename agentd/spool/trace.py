@@ -230,9 +230,8 @@ class _Search:
     def _means(self, note: Note, lanes: set[str]) -> bool:
         if self._asked in (note.key, note.platform_id, note.local_id):
             self._ids.add(note.record_id)
-            self._names.update(name for name in (note.local_id,) if name)
-            if note.kind == "run.start" and note.run:
-                self._names.add(note.run)
+        if self._asked in (note.platform_id, note.local_id):  # a key is of the record alone
+            self._names.update(name for name in (note.local_id, note.run if note.kind == "run.start" else "") if name)
         return (
             note.record_id in self._ids or note.run in self._names or note.local_id in self._names or note.lane in lanes
         )

@@ -61,7 +61,9 @@ def fill(folder, leave=0):
                 if step <= 512:
                     break
                 step //= 2
-    run("sync", "-f", folder)  # ext4 finds places for blocks when they are written out: until then some are promised twice
+    run(
+        "sync", "-f", folder
+    )  # ext4 finds places for blocks when they are written out: until then some are promised twice
 
 
 def release(folder):

@@ -746,7 +746,7 @@ def audit(ledger: Ledger, platform: Platform, letters: list[dict[str, Any]], she
         for letter in letters
         if letter["kind"] == "event" and "n" in letter["record"].get("payload", {})
     }
-    dead_runs = Counter(letter["record"].get("run_id") for letter in letters if letter["kind"] != "event")
+    dead_runs = Counter((letter["record"] or {}).get("run_id") for letter in letters if letter["kind"] != "event")
     missing: set[tuple[str, int]] = set()
     for run in sorted(ledger.runs):
         found = platform.run(run)

@@ -130,8 +130,9 @@ def test_an_unknown_outcome_needs_force(world):
     world.platform.ask(lambda: world.platform.sandbox.throw("decisionos.replayed_status=200"))
     assert verb(world, daemon, "replay", decision["id"], "--force") == "2 dead letters replayed\n"
     assert daemon.drained(destination="decisionos")["delivered"] == 2
-    rows = world.platform.ask(world.platform.sandbox.runs)
-    assert [row["sent"]["requestId"] for row in rows if row["face"] == "decisionos"] == [decision["id"]]
+    face = world.platform.faces["decisionos"]
+    rows = world.platform.ask(lambda: [face.run(row["id"]) for row in face.runs(10)])
+    assert [row["sent"]["requestId"] for row in rows] == [decision["id"]]
 
 
 def test_replayed_from_afar_nothing_is_missed(world):

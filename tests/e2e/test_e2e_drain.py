@@ -160,11 +160,12 @@ def test_a_platform_that_is_paused_is_not_waited_for(world):
 # -- intake --------------------------------------------------------------------------------------------------------------
 
 
-def test_with_messages_that_wait_for_room(world):
-    """A full queue: who asked for an answer has it, who asked for none is held and was promised nothing; a second signal waits for neither."""
+@pytest.mark.parametrize("hurried", [False, True])
+def test_with_messages_that_wait_for_room(world, hurried):
+    """A full queue: who asked for an answer has it, who asked for none is held and was promised nothing; neither prolongs the drain."""
     daemon = world.daemon(
         destination={"max_bytes": "100KiB"}, intake={"max_pending_bytes": "64KiB"},
-        shutdown={"drain_timeout": "20s"},
+        shutdown={"drain_timeout": "20s" if hurried else "500ms"},
     )  # fmt: skip
     world.platform.down()
     tell(world, daemon, world.ledger.start("r"))
@@ -178,7 +179,7 @@ def test_with_messages_that_wait_for_room(world):
             world.ledger.maybe(records)
             silent.send(records)
         wait_for(lambda: daemon.status()["intake"]["held"], 10, daemon.status)
-        goes(daemon, PROMPT_S, hurried=True)
+        goes(daemon, PROMPT_S, hurried=hurried)
     assert daemon.entries("held_dropped")
     world.platform.up()
     daemon.start()
@@ -283,6 +284,30 @@ def test_signals_that_come_late(world):
 
 
 # -- a start -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bad_configuration_in_between(world):
+    """A start that fails for what somebody wrote touches nothing: the backlog is there for the next one."""
+    daemon = world.daemon(shutdown={"drain_timeout": "100ms"})
+    world.platform.down()
+    tell(world, daemon, *world.ledger.whole_run("r", 50))
+    assert daemon.stop() == 0
+    log = daemon.log.read_bytes()
+    for wrong in ({"max_event": 5}, {"max_events": -1}):
+        daemon.configure(batch=wrong)
+        daemon.spawn()
+        assert daemon.wait() == 78
+        daemon._sections["batch"].clear()
+    moved = {"base_url": f"{world.platform.url}/elsewhere"}
+    daemon.configure(**{"destinations.agentos": moved})
+    daemon.spawn()
+    assert daemon.wait() == 78
+    assert b"changed while 52 records wait for it" in daemon.log.read_bytes()
+    daemon.log.write_bytes(log)
+    daemon.configure(**{"destinations.agentos": {"base_url": world.platform.url}})
+    world.platform.up()
+    daemon.start()
+    assert daemon.drained()["delivered"] == 52
 
 
 def test_during_a_start(world):

@@ -769,10 +769,11 @@ def test_nobody_is_an_admin_over_tcp(stage):
             agent("POST", "/v1/flush")[0],
             agent("POST", f"/v1/gates/{theirs['gate_id']}/resolve", {"verdict": "deny"})[0],
         ]
-        heard += [agent("POST", f"/v1/dead-letters/{verb}", {})[0] for verb in ("replay", "purge")]
+        everything = {"replay": {"all": True, "force": True}, "purge": {"all": True, "reason": "because I can"}}
+        heard += [agent("POST", f"/v1/dead-letters/{verb}", body)[0] for verb, body in everything.items()]
         heard += [agent("POST", "/-/reload")[0], agent("GET", f"/v1/gates/{theirs['gate_id']}")[0]]
         assert set(heard) <= {403, 404}, heard
-        assert heard[:2] == [403, 403]
+        assert heard[:4] == [403] * 4
         assert agent("GET", "/v1/gates")[1] == []
     victim = stage.victims_run()
     for name in ("victim", victim):

@@ -21,11 +21,14 @@ from agentd.outcomes import Cause, State
 from agentd.queued import Death, Entry, Seal, Source
 from agentd.records import LossClass
 from agentd.spool import compact, segments
+from agentd.spool import dead as dead_letters
 from agentd.spool import journal as journals
 from agentd.spool.audit import audit
+from agentd.spool.dead import DeadLetters
 from agentd.spool.findings import Severity
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Limits
+from agentd.spool.letters import Wanted
 from agentd.spool.recovery import open_spool
 from agentd.spool.store import Store
 from agentd.spool.tables import Table
@@ -42,6 +45,8 @@ LIMITS = Limits(
     directory_bytes=10**6,
     seen_ids=10,
 )
+
+CAUSES = [Cause.REJECTED, Cause.OUTCOME_UNKNOWN, Cause.INTRODUCER_DEAD]
 
 names, lanes, losses = st.sampled_from(NAMES), st.sampled_from(LANES), st.sampled_from(list(LossClass))
 
@@ -84,6 +89,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.seals = {}  # seq → seal, acknowledged and not retired
         self.loose = {}  # the same, asked for or retired and not acknowledged
         self.blocked = set()
+        self.letters = set()  # keys of the dead letters that are certain
         self.ended = set()
         self.full = 0
         self.open()
@@ -150,6 +156,7 @@ class SpoolMachine(RuleBasedStateMachine):
         if self.spool.disk_full:
             self.spool.check_disk()
         self.certain()
+        self.letters = set(self.letters_on_disk())
         self.look_at_the_journal()
         self.audit()
 
@@ -292,7 +299,7 @@ class SpoolMachine(RuleBasedStateMachine):
             if outcome == "settle":
                 self.spool.settle(seal, entries)
             elif outcome == "bury":
-                self.spool.bury(seal, name, entries, Death(Cause.REJECTED, "no"))
+                self.spool.bury(seal, name, entries, Death(CAUSES[seal.first % len(CAUSES)], "no"))
             elif outcome == "split" and len(entries) > 1:
                 middle = len(entries) // 2
                 parts = [
@@ -328,6 +335,96 @@ class SpoolMachine(RuleBasedStateMachine):
         elif not blocked:
             self.blocked.discard((name, lane))
             queue.unblock(lane)
+
+    # -- dead letters ------------------------------------------------------------------------------------------------
+
+    def letters_on_disk(self):
+        """Key → letter."""
+
+        def read(store):
+            return dead_letters.read(store, dead_letters.find(store, Wanted()))
+
+        return {found.key: letter for found, letter in self.do(self.spool.run_in_thread(read))}
+
+    def queue_on_disk(self):
+        """(destination, number) → record id."""
+        rows = self.do(self.spool.run_in_thread(lambda store: list(store.rows(Table.SEGMENT))))
+        queued = {}
+        for key, value in rows:
+            name, entries = segments.decode(key, value)
+            segment = self.spool.queues[name].segments[key]
+            queued |= {(name, e.number): e.record_id for e in entries if not segment.has_ended(e.index)}
+        return queued
+
+    def work(self, job, steps, full):
+        """Do it to its end, or have the daemon die after so many turns of the loop: then None."""
+        if not self.real:
+            self.store.full = full
+
+        async def run():
+            task = asyncio.create_task(job)
+            if steps is None:
+                return await task
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await self.abort()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return None
+
+        done = self.do(run())
+        if steps is not None:
+            if not self.real:
+                self.store = self.store.crash()
+            self.open()
+            self.blocked.clear()
+        self.settle_down()
+        return done
+
+    @rule(
+        name=st.none() | names,
+        force=st.booleans(),
+        steps=st.none() | st.integers(0, 12),
+        full=st.sampled_from([0, 0, 1, 2]),
+        step_bytes=st.sampled_from([1, 400, 10**6]),
+    )
+    def replay(self, name, force, steps, full, step_bytes):
+        """Promises 1 and 2: each letter is a letter or queued, never both and never neither; in the old order at its lane's end."""
+        self.settle_down()
+        dead, queued = self.letters_on_disk(), self.queue_on_disk()
+        chosen = [letter for letter in dead.values() if name is None or letter.destination == name]
+        dead_letters._STEP_BYTES = step_bytes
+        done = self.work(DeadLetters(self.spool).replay(Wanted(destination=name), 7, force=force), steps, full)
+        left, now = self.letters_on_disk(), self.queue_on_disk()
+        gone = [letter for key, letter in dead.items() if key not in left]
+        assert all(dead[key] == letter for key, letter in left.items())
+        assert queued.items() <= now.items()
+        assert all(letter in chosen and (force or letter.cause is not Cause.OUTCOME_UNKNOWN) for letter in gone)
+        for at in NAMES:
+            back = sorted((one.number, one.record_id) for one in gone if one.destination == at)
+            came = sorted((number, record_id) for (of, number), record_id in now.items() - queued.items() if of == at)
+            assert [record_id for _, record_id in came] == [record_id for _, record_id in back]
+            assert not came or came[0][0] > max((number for of, number in queued if of == at), default=0)
+        if done is not None:
+            assert (done.replayed, sum(done.left.values())) == (len(gone), len(chosen) - len(gone))
+        self.live = self.on_disk()
+
+    @rule(name=st.none() | names, cause=st.none() | st.sampled_from(CAUSES), steps=st.none() | st.integers(0, 12))
+    def purge(self, name, cause, steps):
+        """Promise 8: what is purged is booked as purged, and nothing else is touched."""
+        self.settle_down()
+        dead, queued = self.letters_on_disk(), self.queue_on_disk()
+        booked = sum(self.spool.books.total(at, "purged") for at in NAMES)
+        done = self.work(DeadLetters(self.spool).purge(Wanted(destination=name, cause=cause), 7, "why"), steps, 0)
+        left = self.letters_on_disk()
+        gone = [letter for key, letter in dead.items() if key not in left]
+        assert all(dead[key] == letter for key, letter in left.items())
+        assert self.queue_on_disk() == queued
+        assert all(name in (None, one.destination) and cause in (None, one.cause) for one in gone)
+        assert sum(self.spool.books.total(at, "purged") for at in NAMES) == booked + len(gone)
+        if done is not None:
+            assert done == len(gone)
+            assert not any(name in (None, one.destination) and cause in (None, one.cause) for one in left.values())
 
     # -- weather -----------------------------------------------------------------------------------------------------
 
@@ -365,6 +462,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.blocked.clear()
         self.compare_records()
         self.compare_seals()
+        assert self.letters <= self.letters_on_disk().keys()
         self.ended -= self.maybe  # they may never have been on disk: their numbers are free
         self.settle_down()
 
@@ -428,6 +526,7 @@ def test_nothing_acknowledged_is_lost_or_taken_twice(monkeypatch, caplog, machin
     caplog.set_level("CRITICAL", "agentd")
     monkeypatch.setattr(compact, "MANY_TINY", 2)
     monkeypatch.setattr(compact, "WORTH_BYTES", 1)
+    monkeypatch.setattr(dead_letters, "_STEP_BYTES", 400)
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from agentd.cli import gates as verb
+from agentd.cli import stopped
 
 GATE = {
     "gate_id": "01890a5d-ac96-774b-bcce-b302099a8057", "gate": "intent", "destination": "aegis", "verdict": "unavailable",
@@ -37,6 +38,7 @@ def run(monkeypatch):
     def run(answer, *arguments):
         daemon = Daemon(answer)
         monkeypatch.setattr(verb, "daemon", lambda _socket: daemon)
+        monkeypatch.setattr(stopped, "daemon", lambda _socket, _timeout_s: daemon)
         done = CliRunner().invoke(verb.gates, list(arguments))
         assert done.exit_code == 0, done.output
         return done.output, daemon.asked

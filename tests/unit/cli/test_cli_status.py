@@ -8,7 +8,7 @@ from agentd.cli import terminal
 from agentd.cli.status import read_status, screen
 from agentd.errors import StateError
 
-LEAST = {"agentd": "0.1.0", "pid": 1, "state": "running"}
+LEAST = {"agentd": "0.1.0", "pid": 1, "state": "running", "uptime_s": 5.0}
 
 
 def _status(**there):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentd.delivery.lanes import Hold, Lanes
+from agentd.delivery.lanes import Hold, Lane, Lanes
 
 BLOCKING = [Hold.BACKOFF, Hold.FORBIDDEN, Hold.REFERENCE]
 
@@ -159,3 +159,29 @@ def test_the_repr_tells_how_it_stands(lanes):
     held(lanes, "a", Hold.BACKOFF)
     lanes.touch("b")
     assert repr(lanes) == "<Lanes 2 known, 1 ready, 0 in flight>"
+
+
+def test_what_fails_with_everything_else_is_not_the_lanes_own():
+    """Promise 5: a failure counts towards poison if most requests of other lanes got through since the one before it."""
+    lane = Lane("run:a")
+    lane.failed(0.0, 1, 1)
+    lane.failed(60.0, 2, 2)  # nothing else was sent
+    lane.failed(120.0, 6, 5)  # three others, two of them in vain
+    assert (lane.failures, lane.own_failures) == (3, 1)
+    lane.failed(180.0, 10, 7)  # three others, one of them in vain
+    assert (lane.failures, lane.own_failures, lane.first_failure) == (4, 2, 0.0)
+
+
+def test_a_lane_is_poisoned_after_twenty_failures_of_its_own_and_an_hour():
+    """Promise 5: both, and what gets through in between forgets them."""
+    lanes = Lanes()
+    lane = lanes.get("run:a")
+    for number in range(20):
+        assert not lane.is_poisoned(3600.0)
+        lane.failed(float(number), 2 * number + 1, number + 1)
+    assert not lane.is_poisoned(3599.0)
+    assert lane.is_poisoned(3600.0)
+    lanes.forgive()  # the destination was away meanwhile
+    assert lane.is_poisoned(3600.0)
+    lanes.succeeded(lane)
+    assert not lane.is_poisoned(10_000.0)

@@ -89,7 +89,7 @@ async def test_a_suspended_courier_sleeps(make_rig):
     """Away with lanes that are ready: it waits to be woken and does not run in circles."""
     rig = make_rig(answer(503), then=answer(200))
     rig.events(50, "a")
-    await rig.until(lambda: rig.transport.requests)
+    await rig.until(lambda: rig.courier.lanes.find("run:a").hold is Hold.BACKOFF)
     rig.courier.suspend()
     rig.clock.advance(3600.0)
     rig.courier.touch({"run:a"})

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import msgspec
 import pytest
-from disk_kit import GATE_ID, Disk, files_of, killed
+from look_kit import GATE_ID, Disk, files_of, killed
 from spool_kit import entry, seal_of
 
 from agentd.errors import NewerFormat

@@ -176,6 +176,8 @@ def test_a_list_agrees_with_the_queue_however_it_is_cut(disk):
         lane.lane: min(time for time, (_, each) in zip(times, every, strict=True) if each.lane == lane.lane)
         for lane in found.lanes
     }
+    heads = {lane.lane: min(each.number for _, each in every if each.lane == lane.lane) for lane in found.lanes}
+    assert {lane.lane: lane.head.number for lane in found.lanes} == heads
     assert {lane.lane: (lane.oldest.admitted_us, lane.oldest.number) for lane in found.lanes} == first
     assert [each.number for _, each in oldest(disk.store, _wanted(), 7, 10**9).entries] == [n for _, n in times[:7]]
 

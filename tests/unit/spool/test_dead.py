@@ -10,13 +10,15 @@ import pytest
 from spool_kit import DAY_US, seal_of
 
 from agentd.errors import SpoolFull
-from agentd.outcomes import Cause, State
+from agentd.outcomes import Cause, Learned, State
 from agentd.queued import DEAD, INTRODUCED, KNOWN, Allowed, Death, Entry, Ref, Refused, Source, Try
 from agentd.records import INTRODUCES, Record, lane_of, loss_class
 from agentd.spool import dead, letters
 from agentd.spool import journal as journals
+from agentd.spool.audit import audit
 from agentd.spool.checked import pack
 from agentd.spool.dead import DeadLetters
+from agentd.spool.findings import Severity
 from agentd.spool.letters import Wanted
 from agentd.spool.store import Put, key_of
 from agentd.spool.tables import Table
@@ -128,6 +130,8 @@ class Room:
                 assert spool.books.total(name, "dead") == sum(brief.destination == name for brief in briefs)
         numbers = [note.number for note in self.notes()]
         assert numbers == list(range(1, len(numbers) + 1))
+        if not self.store._damaged:
+            assert [found for found in audit(self.store).findings if found.severity is Severity.ERROR] == []
 
 
 @pytest.fixture
@@ -437,8 +441,8 @@ async def test_what_fits_is_replayed_and_the_rest_is_left(harness, monkeypatch):
     for entry in await room.queued():
         seal = seal_of([entry])
         await room.spool.seal(seal)
-        await room.spool.settle(seal, [entry])
-    assert (await room.letters.replay(ALL, BY)).replayed > 0  # its run is waited for, or known by now
+        await room.spool.settle(seal, [entry], [Learned("run", "r", "p-r")] if entry.kind == "run.start" else ())
+    assert (await room.letters.replay(ALL, BY)).replayed > 0  # its run is known by now
     assert room.spool.books.total("cloud", "shed") == 0
     room.agree()
 
@@ -724,6 +728,17 @@ async def test_a_page_holds_no_more_than_an_answer(room, monkeypatch):
     assert 1 < len(await room.letters.page(ALL, 10)) < 10
     monkeypatch.setattr(dead, "_PAGE_BYTES", 0)
     assert [len(await room.letters.page(ALL, 10, after)) for after in (None, 0)] == [1, 1]
+
+
+async def test_what_a_letter_carries_is_counted(room):
+    """All that died because of it at its own destination; what introduces nothing carries nothing."""
+    run = await room.dead_run(events=3)
+    await room.dead_run(events=2, name="local")
+    await room.dead_run("other", events=4)
+    page = [letter for _, letter in await room.letters.page(ALL, 100, 0)]
+    carries = {(letter.destination, letter.record_id): await room.letters.carried(letter) for letter in page}
+    assert carries["cloud", run[0].record_id] == 3
+    assert sorted(carries.values()) == [0] * 9 + [2, 3, 4]
 
 
 async def test_what_is_read_is_what_was_found(room):

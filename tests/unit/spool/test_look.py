@@ -4,11 +4,13 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
 from contextlib import closing
+from pathlib import Path
 
 import pytest
-from disk_kit import Disk, files_of, killed
+from look_kit import Disk, files_of, killed
 
 from agentd.errors import NewerFormat, SpoolDamaged, StateError
 from agentd.outcomes import State
@@ -220,6 +222,12 @@ _AS_ROOT = textwrap.dedent(
 )
 
 
+def below_tmp(path):
+    """The folder and those above it that are the tests' own."""
+    shared = Path(tempfile.gettempdir())
+    return [folder for folder in (path, *path.parents) if folder.is_relative_to(shared) and folder != shared]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_root_leaves_nothing_of_its_own_in_a_service_users_folder(tmp_path):
     """A look as root goes on as the folder's owner: the next daemon finds no file that it may not open."""
@@ -227,7 +235,7 @@ def test_root_leaves_nothing_of_its_own_in_a_service_users_folder(tmp_path):
     (disk.folder / "spool" / "cache.db-shm").unlink()  # what SQLite makes anew is the owner's
     for path in (disk.folder, *disk.folder.rglob("*")):
         os.chown(path, 4711, 4711)
-    for path in (tmp_path, *tmp_path.parents[:2]):
+    for path in below_tmp(tmp_path):
         path.chmod(0o755)
     done = subprocess.run(
         [sys.executable, "-c", _AS_ROOT, str(disk.folder)], capture_output=True, text=True, check=False
@@ -240,7 +248,7 @@ def test_root_leaves_nothing_of_its_own_in_a_service_users_folder(tmp_path):
 def test_somebody_elses_folder_is_refused(tmp_path):
     """Who is neither root nor the owner gets a sentence, and nothing is opened."""
     disk = killed(tmp_path)
-    for path in (tmp_path, *tmp_path.parents[:2]):
+    for path in below_tmp(tmp_path):
         path.chmod(0o755)
     script = _AS_ROOT.replace("with look", "os.setuid(4711)\nwith look")
     done = subprocess.run([sys.executable, "-c", script, str(disk.folder)], capture_output=True, text=True, check=False)

@@ -1,6 +1,6 @@
 """A spool in a real folder with the real store, with something in each table; and hands that change rows behind its back.
 
-As a program (`python disk_kit.py FOLDER`) it fills a folder and kills itself.
+As a program (`python look_kit.py FOLDER`) it fills a folder and kills itself.
 """
 
 import asyncio
