@@ -267,9 +267,9 @@ def _kinds(
     words += ["key of a gate" for gate in gates if gate["key"] == asked]
     words += ["answer of a gate" for gate in gates if asked in (gate["id"], gate["platform_id"])]
     shown = {(record["id"], record["uid"]) for record in records}
-    for record in found.records:
-        if (text_of(record.record_id), record.uid) in shown:
-            words += _names_in(record, asked)
+    for traced in found.records:
+        if (text_of(traced.record_id), traced.uid) in shown:
+            words += _names_in(traced, asked)
     if any(word.endswith("by the platform's id") for word in words):
         words = [word for word in words if word != "platform's id"]
     return list(dict.fromkeys(words))
