@@ -256,11 +256,11 @@ def _kinds(
 ) -> list[str]:
     """What the name that was asked for is, in words."""
     asked = found.asked
-    own_id = id_of(asked)
-    words: list[str] = []
-    for record in records if own_id is not None else ():
-        if record["id"] == text_of(own_id):
-            words.append("gate" if str(record["kind"]).startswith(_GATE) else "record")
+    record_id = id_of(asked)
+    named = None if record_id is None else text_of(record_id)
+    words = [
+        "gate" if str(record["kind"]).startswith(_GATE) else "record" for record in records if record["id"] == named
+    ]
     words += [ref["kind"] for ref in references if ref["id"] == asked]
     words += [f"{ref['kind']} by the platform's id" for ref in references if asked == ref["platform_id"] != ref["id"]]
     words += ["gate" for gate in gates if gate["gate_id"] == asked]

@@ -230,7 +230,11 @@ class Watcher(threading.Thread):
 
 def configuration(url: str) -> str:
     """Five destinations; what would be found at the platforms' own addresses is the sandbox's."""
-    agents = {"agentos": AGENT, "ascend": "6adea1a6-2973-5c67-a1ed-967b60bcbdf0", "aegis": "6adea1a6-2973-5c67-a1ed-967b60bcbdf0"}
+    agents = {
+        "agentos": AGENT,
+        "ascend": "6adea1a6-2973-5c67-a1ed-967b60bcbdf0",
+        "aegis": "6adea1a6-2973-5c67-a1ed-967b60bcbdf0",
+    }
     lines = ["[runs]", 'keep = "1h"', "[retry]", 'max = "5s"']
     for name in ("decisionos", "decidefyi", "ascend", "aegis"):
         agent = f'agent_id = "{agents[name]}"\n' if name in agents else ""

@@ -43,17 +43,17 @@ def test_one_bad_record_of_fifty_costs_itself_and_thirteen_requests(world):
     assert {letter["status"] for letter in daemon.dead_letters()} == {400}
 
 
-def test_a_thousand_bad_ones_in_a_row_do_not_stop_the_lane(world):
-    """Each is dead with the platform's answer; what is good before, between and behind them arrives, and nothing pauses."""
+def test_hundreds_of_bad_ones_in_a_row_do_not_stop_the_lane(world):
+    """Each is dead with the platform's answer; what is good before and behind them arrives, nothing pauses. A thousand: test_courier_poison."""
     daemon = world.daemon(batch={"max_interval": "50ms"})
     ledger = world.ledger
     world.platform.refuse('"bad":true', 422)
-    bad = [ledger.event("r", bad=True) for _ in range(1000)]
+    bad = [ledger.event("r", bad=True) for _ in range(400)]
     told(
         world, daemon, [ledger.start("r"), *ledger.events_of("r", 5)], bad, ledger.events_of("r", 5), [ledger.end("r")]
     )
     books = daemon.drained(60)
-    assert (books["delivered"], books["causes"]["dead"]) == (12, {"rejected": 1000})
+    assert (books["delivered"], books["causes"]["dead"]) == (12, {"rejected": 400})
     assert books["state"] == "ok"
     assert not daemon.entries("paused")
 

@@ -56,6 +56,8 @@ def test_ids_that_are_handed_out_are_uuids():
     """The same for the same word, for ever; without a word this call's own."""
     now, later = namings(ME, "/p", b"{}", spans(NOW)), namings(ME, "/p", b"{}", spans(NOW + 5 * MINUTE))
     assert str(UUID(now[0].make_id("run x"))) == now[0].make_id("run x") == later[0].make_id("run x")
-    assert now[0].make_id("") != later[0].make_id("") == namings(ME, "/p", b"{}", spans(NOW + 5 * MINUTE))[0].make_id("")
+    assert (
+        now[0].make_id("") != later[0].make_id("") == namings(ME, "/p", b"{}", spans(NOW + 5 * MINUTE))[0].make_id("")
+    )
     assert now[0].make_id("") == later[5].make_id("")
     assert UUID(now[0].make_id("")).version == 5

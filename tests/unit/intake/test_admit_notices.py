@@ -82,12 +82,12 @@ def test_both_have_room_or_none(two):
 
 async def test_a_full_disk_has_nobody_wait_for_the_notice(two):
     """It takes both back: the end comes again and goes in, with a new notice, and what is younger waits for the end alone."""
-    two.admission._decide  # noqa: B018 - the sink below uses the same admission
     future = two.submit(envelope(1, line("run.complete", to="one")), stream=STREAM)
     two.shelf.fail()
     assert (await future).accepted == 0
     two.notices.owed.add(("one", "run:r"))
     late = two.submit(envelope(2, line("event", type="late", to="one")), stream=STREAM)
+    two.shelf.commit()
     assert [rejected.error for rejected in (await late).rejected] == ["spool full"]
     again = two.submit(envelope(3, line("run.complete", to="one"), line("event", type="late", to="one")), stream=STREAM)
     two.shelf.commit()

@@ -34,18 +34,23 @@ from agentd.spool.tables import Table
 
 ALL, SOME, NONE = "all", "some", "none"
 
+
 class Fault(NamedTuple):
     """`make` breaks a store's folder. `keeps`: how much of what was queued must be in the queue again."""
 
     name: str
     make: Callable[[Path], object]
     keeps: str = ALL
-    said: str = ""  # a regular expression that a line of the log, of level error, fits; "" for a start that has nothing to say
+    said: str = (
+        ""  # a regular expression that a line of the log, of level error, fits; "" for a start that has nothing to say
+    )
     killed: bool = False  # made of what a kill -9 left, the log beside the database; else of what a stop left
     counted: bool = True  # the books know how many records are missing
     doubles: bool = False  # what was delivered before may come back
     rebuilt: bool = True  # the whole store is set aside, and a new one made
-    settles: bool = True  # the next start has nothing to say; a gate that nobody knows of any more stays, for its key's sake
+    settles: bool = (
+        True  # the next start has nothing to say; a gate that nobody knows of any more stays, for its key's sake
+    )
 
 
 def flip(table, row=1, column="value", at=20):
