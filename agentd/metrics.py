@@ -114,6 +114,15 @@ def _intake(intake: dict[str, Any]) -> Iterator[Metric]:
     for cause, count in sorted(intake["refused"].items()):
         refused.add_metric((cause,), count)
     yield refused
+    lost = CounterMetricFamily(
+        "agentd_lost_before_intake_records",
+        "Records that clients lost before intake, as they said in their hellos, by cause and kind.",
+        labels=("cause", "kind"),
+    )
+    for name, count in sorted(intake["lost_before_intake"].items()):
+        cause, _, kind = name.partition(":")
+        lost.add_metric((cause, kind), count)
+    yield lost
 
 
 def _spool(spool: dict[str, Any], dead: dict[str, Any]) -> Iterator[Metric]:

@@ -8,6 +8,9 @@ pushes out one that matters more than itself, so a `debug` that finds only `info
 shed (warn, error, runs, tasks, decisions) push out others of their own only when nothing else is left: the bound holds.
 First go those that are parked, as they wait for what is full, the newest before the older that they have to follow; then
 the oldest of the rest.
+
+What a run has lost it is told by an event (`losses`): right before its end, under the same number and beyond the bound, or else
+once half of the buffer is free.
 """
 
 from __future__ import annotations
@@ -20,11 +23,12 @@ from typing import Final, NamedTuple, Self
 from msgspec import Struct
 
 from agentd.client.lines import Late
+from agentd.client.losses import RUN_ENDS, Gap, RunLosses
 
-Data = bytes | Late  # a record's bytes, or the parts that the link makes them of; never looked into here
+Data = bytes | Late  # a record's bytes, or the parts that the link makes them of
 DEBUG, INFO, KEEP = range(3)
 LEVEL_CLASS = {"debug": DEBUG, "info": INFO}  # any other level is KEEP
-MAX_RUNS_COUNTED = 1000  # runs whose losses are told apart; more would be a second unbounded memory
+_MOST_TOLD = 50  # runs at once
 
 
 class Ticket:
@@ -41,6 +45,24 @@ class Ticket:
         self.state = state
         self.reason = reason
         self._tell()
+
+
+class Notice(Ticket):
+    """The ticket of an event that tells a run what it lost: lost itself, it gives that back."""
+
+    __slots__ = ("_gap", "_losses", "_run_id", "data")
+
+    def __init__(self, losses: RunLosses, run_id: str) -> None:
+        super().__init__(lambda: None)
+        self._losses = losses
+        self._run_id = run_id
+        self._gap: Gap = losses.take(run_id)
+        self.data = self._gap.line()
+
+    def settle(self, state: str, reason: str = "") -> None:
+        super().settle(state, reason)
+        if state == "lost":
+            self._losses.give_back(self._run_id, self._gap)
 
 
 class Entry(NamedTuple):
@@ -114,7 +136,8 @@ class Buffer:
         self._queues: tuple[_Queue, _Queue, _Queue] = (deque(), deque(), deque())
         self._parked: list[_Row] = []  # by number; they count as queued
         self._seen: set[str] = set()
-        self._lost_of_run: dict[str, int] = {}
+        self._losses = RunLosses()
+        self._ending: Counter[str] = Counter()  # runs whose end waits here
 
     @property
     def buffered(self) -> int:
@@ -138,6 +161,8 @@ class Buffer:
         self._queues[rank].append(entry)
         self.queued += 1
         self.bytes_queued += size
+        if kind in RUN_ENDS:
+            self._ending[run_id] += 1
 
     def never(self, kind: str, run_id: str, cause: str, reason: str = "", ticket: Ticket | None = None) -> None:
         """Count a record that can't even be queued: no run, closed, not encodable."""
@@ -170,10 +195,17 @@ class Buffer:
         entry = Entry(*row)
         self.queued -= 1
         self.bytes_queued -= entry.size
+        if entry.kind in RUN_ENDS:
+            self._ending[entry.run_id] -= 1
+            if not self._ending[entry.run_id]:
+                del self._ending[entry.run_id]
         return entry
 
     def take(self, max_records: int, max_bytes: int) -> list[Entry]:
-        """The oldest records, in the order of their emits, now under way. At least one if there is any."""
+        """The oldest records, in the order of their emits, now under way. At least one if there is any.
+
+        What goes before the ends of runs is not counted.
+        """
         taken: list[Entry] = []
         room = max_bytes
         while len(taken) < max_records:
@@ -181,13 +213,53 @@ class Buffer:
             if not heads:
                 break
             queue = heads[0] if len(heads) == 1 else min(heads, key=_first_number)
-            size = queue[0][_SIZE]
+            before = self._size_before(queue[0])
+            size = queue[0][_SIZE] + before
             if size > room and taken:
                 break
             room -= size
-            taken.append(self._pop(queue))
-            self._leave(taken[-1])
+            entry = self._pop(queue)
+            taken += self._now_leaving(entry, before)
         return taken
+
+    def _now_leaving(self, entry: Entry, before: int) -> list[Entry]:
+        """It is under way, and so is what goes before it."""
+        self._leave(entry)
+        return [self._tell_before(entry), entry] if before else [entry]
+
+    def _size_before(self, row: _Row) -> int:
+        """How much has to go before this record: 0 but for the end of a run that lost something."""
+        if not self._losses or row[2] not in RUN_ENDS or row[3] not in self._losses:
+            return 0
+        return self._losses.size(row[3])
+
+    def _tell_before(self, end: Entry) -> Entry:
+        """The event that goes right before the end, under way as well. A full buffer has room for it: there are few of them."""
+        notice = Notice(self._losses, end.run_id)
+        self.emitted += 1
+        entry = Entry(end.number, KEEP, "event", end.run_id, notice.data, len(notice.data), notice)
+        self._leave(entry)
+        return entry
+
+    @property
+    def has_to_tell(self) -> bool:
+        """Whether half of the buffer is free, and runs are to be told what they lost whose end does not wait here."""
+        if not self._losses or 2 * self.buffered > self.max_records:
+            return False
+        if 2 * (self.bytes_queued + self.bytes_under_way) > self.max_bytes:
+            return False
+        return any(self._may_tell(run_id) for run_id in self._losses.runs())
+
+    def _may_tell(self, run_id: str) -> bool:
+        size = self.bytes_queued + self.bytes_under_way + self._losses.size(run_id)
+        return run_id not in self._ending and self.buffered < self.max_records and size <= self.max_bytes
+
+    def tell(self) -> None:
+        """Emit the events that tell them, as far as they need nobody else's room."""
+        for run_id in self._losses.runs()[:_MOST_TOLD]:
+            if self._may_tell(run_id):
+                notice = Notice(self._losses, run_id)
+                self.put("event", KEEP, run_id, notice.data, len(notice.data), notice)
 
     def _leave(self, entry: Entry) -> None:
         self.under_way += 1
@@ -201,21 +273,25 @@ class Buffer:
         insort(self._parked, entry)
         self.queued += 1
         self.bytes_queued += entry.size
+        if entry.kind in RUN_ENDS:
+            self._ending[entry.run_id] += 1
 
     def take_parked(self, after: int, max_records: int, max_bytes: int) -> list[Entry]:
-        """The oldest parked records with a number above `after`, now under way. At least one if there is any."""
-        start = stop = self._after(after)
+        """The oldest parked records with a number above `after`, now under way. At least one if there is any. Counted as by `take`."""
+        start = self._after(after)
         room = max_bytes
-        while stop < min(len(self._parked), start + max_records):
-            room -= self._parked[stop][_SIZE]
-            if room < 0 and stop > start:
+        befores: list[int] = []
+        for row in self._parked[start : start + max_records]:
+            before = self._size_before(row)
+            room -= row[_SIZE] + before
+            if room < 0 and befores:
                 break
-            stop += 1
-        rows = self._parked[start:stop]
-        del self._parked[start:stop]
-        taken = [self._unqueued(row) for row in rows]
-        for entry in taken:
-            self._leave(entry)
+            befores.append(before)
+        rows = self._parked[start : start + len(befores)]
+        del self._parked[start : start + len(befores)]
+        taken: list[Entry] = []
+        for row, before in zip(rows, befores, strict=True):
+            taken += self._now_leaving(self._unqueued(row), before)
         return taken
 
     def parked_after(self, number: int) -> bool:
@@ -259,8 +335,8 @@ class Buffer:
 
     def _lose(self, entry: Entry, cause: str, reason: str = "") -> None:
         self.lost[cause, entry.kind] += 1
-        if entry.run_id and (entry.run_id in self._lost_of_run or len(self._lost_of_run) < MAX_RUNS_COUNTED):
-            self._lost_of_run[entry.run_id] = self._lost_of_run.get(entry.run_id, 0) + 1
+        if entry.run_id:
+            self._losses.add(entry.run_id, cause, entry.kind, entry.data)
         self._notice(cause, reason or f"{entry.kind} lost: {cause}")
         if entry.ticket is not None:
             entry.ticket.settle("lost", reason or cause)
@@ -273,10 +349,6 @@ class Buffer:
     def take_notice(self) -> tuple[str, str]:
         """The next new cause with an example, two empty strings if there is none."""
         return self.notices.pop(0) if self.notices else ("", "")
-
-    def take_lost_of(self, run_id: str) -> int:
-        """How many records of a run were lost since this was last asked."""
-        return self._lost_of_run.pop(run_id, 0)
 
     def oldest_queued(self) -> int | None:
         """The smallest number that waits."""

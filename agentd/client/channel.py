@@ -118,10 +118,6 @@ class Channel:
     def _count_cut(self) -> None:
         self._buffer.cut += 1
 
-    def take_lost_of(self, run_id: str) -> int:
-        """How many records of a run were lost on the way so far; nothing once there is no way to say so."""
-        return 0 if self._closed else self._guarded(lambda: self._buffer.take_lost_of(run_id))
-
     def run_opened(self, change: int) -> None:
         """While a run is open the connection is kept up, so that the daemon can tell a silent agent from a dead one."""
         with self._lock:

@@ -277,6 +277,15 @@ def event_line(run_head: bytes, event_type: str, level: str, payload: object, oc
     return data + b',"occurred_at":' + encode(_time(occurred_at)) + b"}"
 
 
+def head_of(data: bytes | Late) -> bytes:
+    """The beginning of an event of the same run as this record: for the same agent and destinations."""
+    if not isinstance(data, bytes):
+        return data[0]
+    record = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    parts = [quoted(name) + b":" + bytes(record[name]) for name in ("run_id", "agent_id", "to") if name in record]
+    return b",".join([b'{"kind":"event"', *parts])
+
+
 def shrink(data: bytes, limit: int) -> bytes:
     """The record within `limit` bytes: its longest strings are cut and marked, at last whole fields."""
     try:

@@ -93,7 +93,13 @@ class Outbox:
     @property
     def queued(self) -> int:
         """How many records could go out now or after the next answer."""
-        return self._buffer.queued - (0 if self.sweeping else self._buffer.parked)
+        waiting = self._buffer.queued - (0 if self.sweeping else self._buffer.parked)
+        return waiting + (1 if self._may_tell else 0)
+
+    @property
+    def _may_tell(self) -> bool:
+        """Whether runs are to be told what they lost, and the daemon has room."""
+        return not self.spool_full and not self._buffer.parked and self._buffer.has_to_tell
 
     @property
     def sweeping(self) -> bool:
@@ -143,6 +149,8 @@ class Outbox:
 
     def _fresh(self, records: int, size: int) -> list[Entry]:
         """What has not been sent before, beside `size` bytes that were."""
+        if self._may_tell:
+            self._buffer.tell()
         while records > 0 and (taken := self._take(records, size)):
             if entries := [entry for entry in taken if self._fits(entry)]:
                 return entries

@@ -181,10 +181,6 @@ class Run(Events):
         for span in reversed(list(self._spans.values())):
             span.end()
         sender = self._sender
-        if sender.channel is not None:
-            lost = sender.channel.take_lost_of(self.run_id)
-            if lost:
-                self.emit("agentd.lost", {"records": lost}, level="warn")
         sender.record(kind, {**values, "run_id": self.run_id})
         if sender.channel is not None:
             sender.channel.run_opened(-1)

@@ -40,6 +40,10 @@ class Store(Protocol):
     ) -> asyncio.Future[None]: ...
     def stream_row(self, row: int, value: bytes) -> Any: ...
     def new_stream_row(self) -> int: ...
+    def keep_stream(self, row: int, value: bytes) -> None:
+        """Write it with the next commit, or the first one after it that has room."""
+        ...
+
     def seen(self, value: bytes, count: int) -> Any: ...
     def keep_invalid(self, refused: Sequence[Refused]) -> asyncio.Future[None] | None: ...
     async def wait_for_room(self) -> None: ...
@@ -101,7 +105,9 @@ class SpoolSink:
             known = self.streams.get(peer.uid, hello.stream)
             if known is not None or hello.lost:  # one that has sent nothing needs no place in memory or on disk
                 stream = known[1] if known else self._open(peer.uid, hello.stream)
-                stream.lost = dict(hello.lost)
+                stream.touched_us = self._now_us()  # whoever says hello has not gone
+                if self.streams.report(stream, hello.lost):
+                    self._store.keep_stream(*self.streams.row(stream))
                 last_seq = stream.last_seq
         return hello_answer(__version__, self._max_frame_bytes, last_seq)
 
@@ -314,12 +320,9 @@ class SpoolSink:
         return known[1] if known else self._open(uid, name)
 
     def _stream_put(self, key: tuple[int, str, int], ack: Ack) -> Any:
-        uid, name, _ = key
         stream = self._stream_of(key)
         stream.record(ack, self._now_us())
-        row = self.streams.get(uid, name)
-        assert row is not None  # noqa: S101 - just opened
-        return self._store.stream_row(row[0], streams.encode(stream))
+        return self._store.stream_row(*self.streams.row(stream))
 
     # -- holding -----------------------------------------------------------------------------------------------------
 
@@ -363,7 +366,11 @@ class SpoolSink:
 
     def prune(self, is_old: Callable[[int], bool]) -> list[int]:
         """Forget streams that were silent for so long; gives their rows."""
-        return self.streams.prune(is_old)
+        rows = self.streams.prune(is_old)
+        forgotten = self.streams.take_forgotten(self._store.new_stream_row)
+        if forgotten is not None:
+            self._store.keep_stream(*self.streams.row(forgotten))
+        return rows
 
     # -- logging -----------------------------------------------------------------------------------------------------
 

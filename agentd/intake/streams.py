@@ -1,14 +1,29 @@
-"""Streams: the last 64 outcomes of each client, kept with the records, so that a repeated envelope is stored once. Pure."""
+"""Streams: the last 64 outcomes of each client, kept with the records, so that a repeated envelope is stored once. Pure.
+
+A hello says what its client has lost before intake since its stream began. The newest word of each stream counts; what those had
+said that are forgotten is summed up in a stream that nobody has, so that the sum over all of them never goes down.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 
 import msgspec
 from msgspec import Struct, field
 
 from agentd.errors import WireError
+from agentd.records import KINDS
 from agentd.wire import MAX_UNANSWERED, Ack
+
+_NOBODY = (-1, "")
+_WORD = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_CAUSES = frozenset(  # those of our own client library
+    ["no_daemon", "buffer_full", "spool_full", "closed", "not_encodable", "unsupported", "too_large", "no_run"]
+)
+_MOST_CAUSES = 32  # of others, whoever sends them: they become labels of metrics
+_MOST = 10**15  # records, of a cause and kind of one stream
+_OTHER = "other"
 
 
 class Stream(Struct, array_like=True):
@@ -57,9 +72,11 @@ class Streams:
 
     def __init__(self) -> None:
         self._streams: dict[tuple[int, str], tuple[int, Stream]] = {}
+        self._causes: set[str] = set()
+        self._forgotten: dict[str, int] = {}  # what those have lost that were forgotten, and is not in a row yet
 
     def __len__(self) -> int:
-        return len(self._streams)
+        return len(self._streams.keys() - {_NOBODY})
 
     def get(self, uid: int, name: str) -> tuple[int, Stream] | None:
         """(row, stream), None for one that never sent an envelope."""
@@ -67,7 +84,30 @@ class Streams:
 
     def add(self, row: int, stream: Stream) -> Stream:
         self._streams[stream.uid, stream.name] = (row, stream)
+        self._causes |= {cause for cause, _ in map(_parts, stream.lost)} - _CAUSES
         return stream
+
+    def report(self, stream: Stream, lost: Mapping[str, int]) -> bool:
+        """A client says what it has lost so far, by `cause:kind`; False if that is nothing new. It can't take anything back."""
+        said: dict[str, int] = {}
+        for name, records in lost.items():
+            known = self._name(name)
+            said[known] = min(said.get(known, 0) + records, _MOST)
+        more = {name: records for name, records in said.items() if records > stream.lost.get(name, 0)}
+        stream.lost |= more
+        return bool(more)
+
+    def _name(self, name: str) -> str:
+        """As it is counted: words that nobody knows are `other`, whatever a client calls them."""
+        cause, kind = _parts(name)
+        if cause not in _CAUSES and cause not in self._causes:
+            if _WORD.fullmatch(cause) and len(self._causes) < _MOST_CAUSES:
+                self._causes.add(cause)
+            else:
+                cause = _OTHER
+        if not kind:
+            return cause
+        return f"{cause}:{kind if kind in KINDS else _OTHER}"
 
     def lost(self) -> dict[str, int]:
         """What clients say they lost before intake, by cause and kind, over all streams."""
@@ -79,10 +119,37 @@ class Streams:
 
     def prune(self, is_old: Callable[[int], bool]) -> list[int]:
         """Forget streams that were silent for so long; gives their rows."""
-        old = [(key, row) for key, (row, stream) in self._streams.items() if is_old(stream.touched_us)]
-        for key, _ in old:
-            del self._streams[key]
-        return [row for _, row in old]
+        old = [key for key, (_, stream) in self._streams.items() if key != _NOBODY and is_old(stream.touched_us)]
+        rows = []
+        for key in old:
+            row, stream = self._streams.pop(key)
+            rows.append(row)
+            _add_up(self._forgotten, stream.lost)
+        return rows
+
+    def row(self, stream: Stream) -> tuple[int, bytes]:
+        """Its row's number and value."""
+        return self._streams[stream.uid, stream.name][0], encode(stream)
+
+    def take_forgotten(self, new_row: Callable[[], int]) -> Stream | None:
+        """The stream that nobody has, to be written in the commit that drops the others' rows; None: it is as it was."""
+        if not self._forgotten:
+            return None
+        known = self._streams.get(_NOBODY)
+        row, stream = known or (new_row(), Stream(*_NOBODY))
+        _add_up(stream.lost, self._forgotten)
+        self._forgotten = {}
+        return self.add(row, stream)
+
+
+def _parts(name: str) -> tuple[str, str]:
+    cause, _, kind = name.partition(":")
+    return cause, kind
+
+
+def _add_up(total: dict[str, int], lost: Mapping[str, int]) -> None:
+    for name, records in lost.items():
+        total[name] = min(total.get(name, 0) + records, 2**63 - 1)  # what a row can hold
 
 
 def encode(stream: Stream) -> bytes:

@@ -38,9 +38,7 @@ from agentd.wire import decode_record
 log = logging.getLogger("agentd.spool")
 
 _STEP_BYTES = 2**19  # of letters in one commit: what has no room is left in steps of this size
-_INVALID_SHARE = (
-    8  # what was refused at intake fills this part of the room at most: a bad client must pause no destination
-)
+_INVALID_SHARE = 8  # what was refused at intake fills this part of the room at most: no bad client pauses a destination
 _OVERHEAD = 64  # bytes of a record in its segment beside its own
 _PAGE_BYTES = 4 * 2**20  # of a listing: letters may hold a megabyte each
 _REASONS = 20  # of admissions that are told apart; the rest is counted together

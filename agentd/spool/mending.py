@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from agentd.errors import SpoolDamaged
@@ -80,6 +81,29 @@ def _notes(store: Rows) -> Iterator[Note]:
             yield from journals.decode(value)
         except SpoolDamaged as error:
             log.error("journal row %#x: %s", key, error, extra={"action": "quarantine"})
+
+
+def book_lost_letters(ledger: Ledger, there: Counter[tuple[str, str, str]]) -> None:
+    """Dead letters that can't be read have left their room: they are set aside, and not dead any more in the books.
+
+    `there` counts the others by destination, kind and cause; where tags of format 1 name no kind, nothing can be said.
+    """
+    if not all(kind for _, kind, _ in there):
+        return
+    now = ledger.now_us()
+    for line in ledger.books.snapshot():
+        missing = line.records - there[line.destination, line.kind, line.cause] if line.state == State.DEAD else 0
+        if missing > 0:
+            log.error(
+                "%s: %d dead letters (%s, %s) can't be read: booked as quarantined", line.destination or "intake", missing,
+                line.kind, line.cause, extra={"action": "quarantine", "destination": line.destination},
+            )  # fmt: skip
+            ledger.books.end(line.destination, line.kind, State.DEAD, line.cause, -missing)
+            ledger.books.end(line.destination, line.kind, State.QUARANTINED, Cause.DAMAGED, missing)
+            ledger.journal.note_lost(
+                line.destination, line.kind, missing, state=State.QUARANTINED, numbers="unknown", admitted_us=now,
+                at_us=now, cause=str(Cause.DAMAGED),
+            )  # fmt: skip
 
 
 def bury_lost_introducers(ledger: Ledger, store: Rows) -> None:

@@ -142,6 +142,8 @@ class Survey:
         self._refs()
         if meta is None:
             self._rebuild()
+        elif self.ledger.quarantined_rows:
+            mending.book_lost_letters(self.ledger, self._dead)
         self._balance()
         if self.ledger.quarantined_rows or self._missing or self._rebuilt.may_lack(Table.SEGMENT):
             mending.bury_lost_introducers(self.ledger, self.store)
@@ -189,8 +191,9 @@ class Survey:
         for ref in ledger.refs:
             following[ref.destination] = max(following.get(ref.destination, 1), ref.number + 1)
         for (name, kind, cause), count in self._dead.items():
-            ledger.books.admit(name, kind, count)
-            ledger.books.end(name, kind, State.DEAD, cause, count)
+            if kind:
+                ledger.books.admit(name, kind, count)
+                ledger.books.end(name, kind, State.DEAD, cause, count)
         mending.end_of_journal(ledger, self.store)
 
     # -- rows that are no rows of ours -------------------------------------------------------------------------------
@@ -338,8 +341,7 @@ class Survey:
                 self._set_aside("dead-letters", key, SpoolDamaged(f"dead letter {row_of(key)}: {error}"))
             else:
                 self.ledger.add_letter(brief, size)
-                if brief.destination and brief.kind:
-                    self._dead[brief.destination, brief.kind, brief.cause] += 1
+                self._dead[brief.destination, brief.kind, str(brief.cause)] += 1
 
     def _brief(self, key: int, tag: bytes | None, size: int) -> Brief:
         try:

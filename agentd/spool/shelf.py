@@ -48,6 +48,10 @@ class SpoolShelf:
     def new_stream_row(self) -> int:
         return self._spool.take_row(Table.STREAM)
 
+    def keep_stream(self, row: int, value: bytes) -> None:
+        """Write a row with the next commit, or the first one after it that has room."""
+        _ = self._spool.put(self.stream_row(row, value), ())  # nobody waits for it
+
     def drop_streams(self, rows: Sequence[int]) -> None:
         """Take rows of streams that nobody will come back for out."""
         self._spool.drop_rows(Table.STREAM, rows)

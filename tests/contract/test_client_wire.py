@@ -274,7 +274,10 @@ def test_a_full_spool_keeps_what_matters_and_its_order(daemon, client):
         for record in order
         if record.get("level", "warn") not in ("debug", "info")
     ]
-    assert [item for item in kept if item not in (1, 2)] == ["run.start", 3, 4, {"records": 2}, "run.complete"]
+    (told,) = [item for item in kept if isinstance(item, dict)]
+    assert (told["records"], told["causes"]) == (2, {"spool_full": 2})
+    assert kept[-1] == "run.complete"
+    assert [item for item in kept if item not in (1, 2, told)] == ["run.start", 3, 4, "run.complete"]
     stats = balanced(client)
     assert (stats.accepted, stats.lost_by) == (5, {"spool_full:event": 2})
 
@@ -357,7 +360,12 @@ def test_a_missing_daemon_costs_bounded_memory_and_one_warning(make, path, caplo
         assert (kinds[0], kinds[-1]) == ("run.start", "run.complete")
         lost = daemon.records[-2]
         assert (lost["type"], lost["level"]) == ("agentd.lost", "warn")
-        assert lost["payload"] == {"records": 42}
+        assert lost["payload"] == {
+            "records": 42,
+            "cause": "no_daemon",
+            "causes": {"no_daemon": 42},
+            "kinds": {"event": 42},
+        }
         assert "kept" in numbers(daemon.records)
     finally:
         client.close()
@@ -591,8 +599,10 @@ def test_emits_from_a_signal_handler(daemon, client):
     assert client.flush(30).ok
     stats = balanced(client)
     assert stats.lost + stats.accepted == stats.emitted > 20_000
-    found = [n for n in [record.get("payload") for record in daemon.records] if n is not None]
+    found = [record["payload"] for record in daemon.records if record.get("type") == "x"]
     assert found == sorted(set(found))
+    told = [record["payload"]["records"] for record in daemon.records if record.get("type") == "agentd.lost"]
+    assert sum(told) <= stats.lost
 
 
 def test_emits_from_many_threads(daemon, client):

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from harness import wait_for
+from harness import Frames, wait_for
 
 from agentd import Client
 
@@ -203,3 +203,56 @@ def test_a_test_suite_sends_nothing_to_a_live_daemon(world):
     live = world.python(command.replace("*sys.argv[1:]", "'--agentd-live'"), AGENTD_SOCKET=daemon.socket)
     assert live.returncode == 1, live.stdout  # its client has a thread now, as the suite finds out
     wait_for(lambda: daemon.books()["delivered"] == 3, 10, daemon.books)
+
+
+def lost_of(world, run):
+    return [event["payload"] for event in world.platform.run(run)["events"] if event["type"] == "agentd.lost"]
+
+
+def test_what_a_client_lost_is_told_to_its_runs_and_kept_by_the_daemon(world):
+    """Promise 8: emitted = accepted + refused + lost, with the losses told once to each run, before its end, and in the daemon's books over restarts."""
+    daemon = world.daemon(start=False)
+    ledger = world.ledger
+    with Client(socket=daemon.socket, max_buffer_records=100) as client:
+        runs = [client.start_run(run_id=run) for run in ("ends", "goes-on", "quiet")]
+        emitted = {run.run_id: ledger.events_of(run.run_id, 300, level="debug") for run in runs[:2]}
+        for run in runs[:2]:
+            for record in emitted[run.run_id]:
+                run.emit(record["type"], record["payload"], level="debug")
+        runs[0].complete()
+        runs[2].emit("x", level="warn")
+        lost = int(client.dropped)
+        daemon.start()
+        assert client.flush(15, until="delivered").ok
+        wait_for(lambda: lost_of(world, "goes-on"), 10)
+        runs[1].complete()
+        runs[2].complete()
+        assert client.flush(15, until="delivered").ok
+        stats = client.stats()
+        assert (stats.lost, stats.refused, stats.buffered) == (lost, 0, 0)
+        assert stats.emitted == stats.accepted + stats.lost == 3 + 600 + 1 + 3 + 2
+    for run, records in emitted.items():
+        found = {event["payload"]["n"] for event in world.platform.run(run)["events"] if "n" in event["payload"]}
+        ledger.took([record for record in records if record["payload"]["n"] in found])
+        (told,) = lost_of(world, run)
+        assert told["records"] == len(records) - len(found)
+        assert told["causes"] == {"no_daemon": told["records"]}
+        assert world.platform.run(run)["status"] == "completed"
+    assert lost_of(world, "quiet") == []
+    assert sum(lost_of(world, run)[0]["records"] for run in emitted) == lost
+    assert daemon.status()["intake"]["lost_before_intake"] == {"no_daemon:event": lost}
+    daemon.kill()
+    daemon.start()
+    assert daemon.status()["intake"]["lost_before_intake"] == {"no_daemon:event": lost}
+
+
+def test_what_a_client_says_in_its_hello_alone_outlives_the_daemon(world):
+    """Promise 8: one that lost everything and sends nothing more is in the books as well."""
+    daemon = world.daemon()
+    with Frames(daemon) as client:
+        client.send({"hello": 1, "stream": "all-lost", "lost": {"no_daemon:event": 7, "no_daemon:task": 2}})
+        assert client.receive()["last_seq"] == 0
+        assert client.deliver(world.ledger, [world.ledger.start("r"), world.ledger.end("r")]) == {}  # a commit later
+    daemon.kill()
+    daemon.start()
+    assert daemon.status()["intake"]["lost_before_intake"] == {"no_daemon:event": 7, "no_daemon:task": 2}

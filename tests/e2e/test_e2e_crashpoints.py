@@ -29,7 +29,7 @@ LETTERS = [Point.REPLAY_BEGUN, Point.REPLAY_STORED, Point.PURGE_BEGUN]
 OTHERS = [*SHEDDING, *REWRITING, *LETTERS, Point.FULL_REFUSED]
 SPEND = {"amount": 5, "currency": "USD", "reason": "paper"}
 ROUNDS = (1, 4, 11)  # the how-manieth time that the point is reached
-RARE = {Point.LEARN_STORED: (1, 1, 1)}  # a run is named once
+RARE = {Point.LEARN_STORED: (1, 1)}  # a run is named once, eight of them perhaps in one commit
 
 
 def name_of(point):
@@ -55,7 +55,7 @@ def dead_at(daemon, point):
     assert daemon.wait(20) == -signal.SIGKILL, f"{point.label} was not reached:\n{daemon.tail()}"
 
 
-def load(world, daemon, events=2_000, runs=12):
+def load(world, daemon, events=2_000, runs=24):
     """A load that outlasts some deaths: 20 records a frame, 5 ms between two."""
     return Producer(daemon, world.ledger, deal(world.ledger, events, runs, size=60), frame=20, pause_s=0.005)
 

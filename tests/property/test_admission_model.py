@@ -117,7 +117,8 @@ class Shelf:
                 self.pending.append((copies, puts, future))
 
     def payloads(self, name):
-        return [(record["run_id"], record["payload"][0]) for record in self.stored[name]]
+        told = [record for record in self.stored[name] if record["type"] != "agentd.lost"]
+        return [(record["run_id"], record["payload"][0]) for record in told]
 
 
 class House:

@@ -356,6 +356,13 @@ class SpoolMachine(RuleBasedStateMachine):
             queued |= {(name, e.number): e.record_id for e in entries if not segment.has_ended(e.index)}
         return queued
 
+    def some_die(self, deaths):
+        """Letters are rare where each of them takes an append and a refusal: these are of every lane, sealed batches among them."""
+        for at in NAMES[: deaths % 3]:
+            self.append({at}, [(lane, LossClass.KEEP, 20) for lane in LANES] * deaths, wait=True)
+            for lane in LANES[: deaths + 1]:
+                self.deliver(at, lane, 1 + deaths, "bury", wait=True, sealed=True)
+
     def work(self, job, steps, full):
         """Do it to its end, or have the daemon die after so many turns of the loop: then None."""
         if not self.real:
@@ -387,9 +394,11 @@ class SpoolMachine(RuleBasedStateMachine):
         steps=st.none() | st.integers(0, 12),
         full=st.sampled_from([0, 0, 1, 2]),
         step_bytes=st.sampled_from([1, 400, 10**6]),
+        deaths=st.integers(0, 2),
     )
-    def replay(self, name, force, steps, full, step_bytes):
+    def replay(self, name, force, steps, full, step_bytes, deaths):
         """Promises 1 and 2: each letter is a letter or queued, never both and never neither; in the old order at its lane's end."""
+        self.some_die(deaths)
         self.settle_down()
         dead, queued = self.letters_on_disk(), self.queue_on_disk()
         chosen = [letter for letter in dead.values() if name is None or letter.destination == name]
@@ -409,9 +418,15 @@ class SpoolMachine(RuleBasedStateMachine):
             assert (done.replayed, sum(done.left.values())) == (len(gone), len(chosen) - len(gone))
         self.live = self.on_disk()
 
-    @rule(name=st.none() | names, cause=st.none() | st.sampled_from(CAUSES), steps=st.none() | st.integers(0, 12))
-    def purge(self, name, cause, steps):
+    @rule(
+        name=st.none() | names,
+        cause=st.none() | st.sampled_from(CAUSES),
+        steps=st.none() | st.integers(0, 12),
+        deaths=st.integers(0, 2),
+    )
+    def purge(self, name, cause, steps, deaths):
         """Promise 8: what is purged is booked as purged, and nothing else is touched."""
+        self.some_die(deaths)
         self.settle_down()
         dead, queued = self.letters_on_disk(), self.queue_on_disk()
         booked = sum(self.spool.books.total(at, "purged") for at in NAMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -23,3 +24,18 @@ def test_a_removed_destination_with_records_is_named(daemon, caplog):
     [line] = caplog.records
     assert line.getMessage().startswith("3 records wait for destination old, which is not in the configuration")
     assert (line.levelname, line.action, line.destination) == ("WARNING", "removed", "old")
+
+
+async def test_nothing_is_deleted_for_its_age_before_the_clock_had_time_to_be_put_right(daemon, monkeypatch):
+    """A wall clock that is years ahead at the start: for the first minutes nothing counts as old, afterwards what is old does."""
+    monkeypatch.setattr("agentd.daemon._TICK_S", 0)
+    monkeypatch.setattr("agentd.daemon._SETTLED_TICKS", 3)
+    ages, idle = [], SimpleNamespace(tick=lambda *_: None)
+    week_ago = daemon._clocks.now_us() - 7 * 86_400 * 10**6
+    spool = SimpleNamespace(tick=lambda age_us, _keep_us: ages.append(age_us(week_ago) // (86_400 * 10**6)))
+    control = SimpleNamespace(queues=idle)
+    task = asyncio.create_task(daemon._housekeeping(control, spool, idle, idle, idle, idle))
+    while len(ages) < 5:
+        await asyncio.sleep(0)
+    task.cancel()
+    assert ages[:5] == [0, 0, 0, 7, 7]

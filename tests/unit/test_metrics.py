@@ -9,7 +9,8 @@ from agentd.metrics import Metrics
 
 STATUS = {
     "uptime_s": 12.5,
-    "intake": {"connections": 2, "messages": 30, "accepted": 90, "refused": {"invalid": 3, "spool_full": 1}},
+    "intake": {"connections": 2, "messages": 30, "accepted": 90, "refused": {"invalid": 3, "spool_full": 1},
+               "lost_before_intake": {"no_daemon:event": 4, "closed": 1}},
     "spool": {"bytes": 4096, "max_bytes": 2**30, "full": True, "disk_free_bytes": 10**9, "commits": 17},
     "dead_letters": {"records": 2, "bytes": 300},
     "destinations": {
@@ -44,6 +45,8 @@ def samples():
     [
         ("agentd_uptime_seconds", {}, 12.5), ("agentd_connections", {}, 2), ("agentd_messages_total", {}, 30), ("agentd_accepted_records_total", {}, 90),
         ("agentd_refused_records_total", {"cause": "invalid"}, 3), ("agentd_refused_records_total", {"cause": "spool_full"}, 1),
+        ("agentd_lost_before_intake_records_total", {"cause": "no_daemon", "kind": "event"}, 4),
+        ("agentd_lost_before_intake_records_total", {"cause": "closed", "kind": ""}, 1),
         ("agentd_spool_bytes", {}, 4096), ("agentd_spool_full", {}, 1), ("agentd_commits_total", {}, 17), ("agentd_dead_letters", {}, 2),
         ("agentd_queue_records", {"destination": "cloud"}, 5), ("agentd_oldest_record_age_seconds", {"destination": "cloud"}, 0),
         ("agentd_destination_state", {"destination": "cloud", "state": "paused"}, 1), ("agentd_destination_state", {"destination": "cloud", "state": "ok"}, 0),

@@ -102,13 +102,6 @@ def test_a_ticket_hears_what_became_of_its_record():
     assert len(heard) == 3
 
 
-def test_losses_are_told_apart_by_run():
-    """A run that lost records can say so, once."""
-    buffer = filled(1, ranks=[KEEP, KEEP, KEEP])
-    assert buffer.take_lost_of("r") == 2
-    assert buffer.take_lost_of("r") == 0
-
-
 def test_each_cause_is_reported_once():
     """on_error hears of a cause once, however often it comes."""
     buffer = filled(1, ranks=[KEEP] * 5)

@@ -36,6 +36,7 @@ class FakeShelf:
         self.pending = []
         self.rows = 0
         self.waiters = []
+        self.kept = {}  # rows of streams that nobody waits for
         self.invalid = []  # what is kept of the refused
         self.knows_invalid = False  # all of it is a repeat
         self.letters = []  # futures of their commits
@@ -66,6 +67,9 @@ class FakeShelf:
 
     def stream_row(self, row, value):
         return ("stream", row, value)
+
+    def keep_stream(self, row, value):
+        self.kept[row] = value
 
     def new_stream_row(self):
         self.rows += 1

@@ -157,6 +157,29 @@ def test_a_hello_tells_and_is_told(intake):
     assert intake.sink.hello(Hello(hello=1), ME)["last_seq"] == 0
 
 
+def test_what_a_hello_says_is_on_disk_without_an_envelope(intake):
+    """A client that has lost everything so far may never send anything: its figures outlive the daemon all the same."""
+    intake.sink.hello(Hello(hello=1, stream=STREAM, lost={"no_daemon:event": 3}), ME)
+    assert {row: streams.decode(value).lost for row, value in intake.shelf.kept.items()} == {1: {"no_daemon:event": 3}}
+    intake.shelf.kept.clear()
+    intake.sink.hello(Hello(hello=1, stream=STREAM, lost={"no_daemon:event": 3}), ME)
+    assert intake.shelf.kept == {}
+    intake.sink.hello(Hello(hello=1, stream=STREAM, lost={"no_daemon:event": 5}), ME)
+    assert streams.decode(intake.shelf.kept[1]).lost == {"no_daemon:event": 5}
+
+
+async def test_what_a_forgotten_stream_has_lost_is_kept(intake):
+    """Its row goes, its figures stay; a hello says that its client has not gone."""
+    intake.sink.hello(Hello(hello=1, stream="silent", lost={"no_daemon:event": 3}), ME)
+    intake.sink.hello(Hello(hello=1, stream="lively", lost={"no_daemon:event": 2}), ME)
+    intake.clock.advance(100)
+    intake.sink.hello(Hello(hello=1, stream="lively", lost={"no_daemon:event": 2}), ME)
+    row, _ = intake.sink.streams.get(ME.uid, "silent")
+    assert intake.sink.prune(lambda at: at < intake.clock.now_us() - 10**6) == [row]
+    assert intake.sink.streams.lost() == {"no_daemon:event": 5}
+    assert streams.decode(intake.shelf.kept[intake.shelf.rows]).lost == {"no_daemon:event": 3}
+
+
 @pytest.mark.parametrize("stream", ["", "x" * 65])
 def test_a_stream_has_a_name_of_bounded_length(intake, stream):
     """A stream id that is none is an error."""

@@ -73,6 +73,68 @@ def test_losses_are_summed_by_cause():
     assert known.lost() == {"no_daemon": 4, "buffer_full": 2}
 
 
+def test_a_client_can_take_nothing_back():
+    """The newest word of a stream counts, by cause and kind; one that says less is not believed."""
+    known = Streams()
+    stream = known.add(1, Stream(5, "a"))
+    assert known.report(stream, {"no_daemon:event": 3, "closed:task": 1})
+    assert not known.report(stream, {"no_daemon:event": 3})
+    assert not known.report(stream, {"no_daemon:event": 2, "closed:task": 0})
+    assert known.report(stream, {"no_daemon:event": 4})
+    assert known.lost() == {"no_daemon:event": 4, "closed:task": 1}
+
+
+def test_what_a_client_calls_things_is_bounded():
+    """Causes and kinds become labels: of words that are not ours few are taken, of kinds those that there are; the rest is `other`."""
+    known = Streams()
+    for number in range(100):
+        stream = known.add(number + 1, Stream(5, f"s{number}"))
+        known.report(stream, {f"cause_{number}:event": 1, "no_daemon:" + "k" * number: 1, "Not a word:task": 1})
+    lost = known.lost()
+    assert len(lost) == 32 + 4
+    assert (lost["other:event"], lost["other:task"]) == (68, 100)
+    assert (lost["no_daemon"], lost["no_daemon:other"]) == (1, 99)
+    again = Streams()
+    for number in range(100):
+        row, value = known.row(known.get(5, f"s{number}")[1])
+        again.add(row, streams.decode(value))
+    again.report(again.get(5, "s0")[1], {"one_more:event": 1})
+    assert again.lost()["other:event"] == 69
+
+
+def test_a_number_of_records_is_bounded():
+    """Whatever a client says, its row can be written, and so can the sum."""
+    known = Streams()
+    for number in range(3):
+        known.report(known.add(number + 1, Stream(5, f"s{number}")), {"closed:event": 2**63 - 1, "Closed:event": 2**63 - 1})
+    assert known.lost() == {"closed:event": 3 * 10**15, "other:event": 3 * 10**15}
+    for row in known.prune(lambda _at: True):
+        assert row in (1, 2, 3)
+    nobody = known.take_forgotten(lambda: 9)
+    nobody.lost["closed:event"] = 2**63 - 1
+    known.report(known.add(10, Stream(5, "t")), {"closed:event": 10**15})
+    known.prune(lambda _at: True)
+    assert streams.decode(known.row(known.take_forgotten(lambda: 11))[1]).lost["closed:event"] == 2**63 - 1
+
+
+def test_what_is_forgotten_stays_in_the_sum():
+    """A stream that is pruned leaves its losses in a row of nobody's, written with the commit that drops its own, for ever."""
+    known = Streams()
+    for number in range(4):
+        known.report(known.add(number + 1, Stream(5, f"s{number}", touched_us=number)), {"no_daemon:event": 10 + number})
+    assert known.prune(lambda at: at < 2) == [1, 2]
+    nobody = known.take_forgotten(lambda: 7)
+    assert known.row(nobody)[0] == 7
+    assert known.take_forgotten(lambda: 8) is None
+    assert (known.lost(), len(known)) == ({"no_daemon:event": 46}, 2)
+    assert known.prune(lambda _at: True) == [3, 4]
+    row, value = known.row(known.take_forgotten(lambda: 9))
+    assert row == 7
+    again = Streams()
+    again.add(row, streams.decode(value))
+    assert (again.lost(), len(again), again.prune(lambda _at: True)) == ({"no_daemon:event": 46}, 0, [])
+
+
 @pytest.mark.parametrize(("before_us", "rows"), [(100, []), (101, [1]), (201, [1, 2])])
 def test_silent_streams_are_forgotten(before_us, rows):
     """A stream that was silent long enough gives its row back."""

@@ -311,6 +311,8 @@ async def test_other_damaged_rows_cost_themselves_alone(real, table):
     assert real.keys(table) == []
     assert len(list((real.folder / "quarantine").iterdir())) == 1
     assert real.balanced()
+    ends = {state: spool.books.total("cloud", state) for state in ("dead", "quarantined")}
+    assert ends == ({"dead": 0, "quarantined": 1} if table is Table.DEAD else {"dead": 1, "quarantined": 0})
 
 
 async def test_a_full_disk_at_the_start_gets_the_ballast(tmp_path, caplog):
