@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from agentd import __version__
 from agentd.crashpoints import Point, reached
 from agentd.errors import RecordError, SpoolFull, WireError
-from agentd.intake import NO_TOKEN, Peer, Runs, Waiting, streams
+from agentd.intake import NO_TOKEN, Peer, Runs, Waiting
 from agentd.intake.admit import FULL, Admission, Admitted, narrowed
 from agentd.intake.dedupe import Window
 from agentd.intake.dedupe import count as count_ids

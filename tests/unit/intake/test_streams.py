@@ -106,7 +106,9 @@ def test_a_number_of_records_is_bounded():
     """Whatever a client says, its row can be written, and so can the sum."""
     known = Streams()
     for number in range(3):
-        known.report(known.add(number + 1, Stream(5, f"s{number}")), {"closed:event": 2**63 - 1, "Closed:event": 2**63 - 1})
+        known.report(
+            known.add(number + 1, Stream(5, f"s{number}")), {"closed:event": 2**63 - 1, "Closed:event": 2**63 - 1}
+        )
     assert known.lost() == {"closed:event": 3 * 10**15, "other:event": 3 * 10**15}
     for row in known.prune(lambda _at: True):
         assert row in (1, 2, 3)
@@ -121,7 +123,9 @@ def test_what_is_forgotten_stays_in_the_sum():
     """A stream that is pruned leaves its losses in a row of nobody's, written with the commit that drops its own, for ever."""
     known = Streams()
     for number in range(4):
-        known.report(known.add(number + 1, Stream(5, f"s{number}", touched_us=number)), {"no_daemon:event": 10 + number})
+        known.report(
+            known.add(number + 1, Stream(5, f"s{number}", touched_us=number)), {"no_daemon:event": 10 + number}
+        )
     assert known.prune(lambda at: at < 2) == [1, 2]
     nobody = known.take_forgotten(lambda: 7)
     assert known.row(nobody)[0] == 7
