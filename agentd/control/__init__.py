@@ -215,7 +215,7 @@ class DaemonControl:
         """Destinations with records that were queued before the flush, and how many wait there by now."""
         left = {}
         for name, goal in goals.items():
-            lowest = self._spool.queues[name].lowest()
+            lowest = self._spool.lowest(name)
             if lowest is not None and lowest < goal:
                 left[name] = self._spool.queues[name].live
         return left

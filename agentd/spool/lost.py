@@ -181,7 +181,7 @@ class Losses:
         self._gaps: dict[str, dict[str, Gap]] = {}
         self._telling: dict[Key, tuple[Gap, bytes]] = {}  # with the id of the notice, which is not on disk yet
         self._changed: set[Key] = set()  # the log says something else of them
-        self._written: set[Key] = set()  # what the row of the commit under way replaces
+        self._written: set[Key] | None = set()  # what the row of the commit under way replaces; None: all of it
         self._rows: list[int] = []
         self._logged = 0  # runs in them, one in several rows counted several times
 
@@ -200,6 +200,10 @@ class Losses:
         """What the run has lost and nobody is telling it yet."""
         gaps = self._gaps.get(destination)
         return None if gaps is None else gaps.get(lane)
+
+    def destinations(self) -> list[str]:
+        """Those where runs have a gap."""
+        return list(self._gaps)
 
     def lanes(self, destination: str) -> Collection[str]:
         """The runs with a gap."""
@@ -275,10 +279,12 @@ class Losses:
         gone: list[int] = []
         if is_empty or self._logged > 2 * len(self) + _LOG_LANES or len(self._rows) > _LOG_ROWS:
             gone, self._rows, self._logged = self._rows, [], 0
-            self._changed |= {(name, lane) for name, gaps in self._gaps.items() for lane in gaps} | self._telling.keys()
-        elif not self._changed:
+            self._written = None
+        elif self._changed:
+            self._written = self._changed
+        else:
             return None
-        self._written, self._changed = self._changed, set()
+        self._changed = set()
         if is_empty:
             return Written(b"", gone) if gone else None
         return Written(self._value(row, told), gone)
@@ -287,20 +293,21 @@ class Losses:
         """The value of that commit's row after all, since its notices found no room."""
         if row in self._rows:
             self._rows.remove(row)
-            self._logged -= len(self._written)
         return self._value(row, ())
 
     def _value(self, row: int, told: Collection[Key]) -> bytes:
-        read = _Row(True, {})
-        for key in self._written:
-            gap = self.find(*key)
-            telling = self._telling.get(key)
-            if telling is not None and key not in told:
+        gaps: dict[str, dict[str, Gap | None]] = {}
+        if self._written is None:
+            gaps = {name: dict(at) for name, at in self._gaps.items()}
+        for name, lane in self._written or self._telling:
+            telling = self._telling.get((name, lane))
+            gap = self.find(name, lane)
+            if telling is not None and (name, lane) not in told:
                 gap = telling[0].with_(gap)
-            read.gaps.setdefault(key[0], {})[key[1]] = gap
+            gaps.setdefault(name, {})[lane] = gap
         self._rows.append(row)
-        self._logged += len(self._written)
-        return _encode(read)
+        self._logged += sum(map(len, gaps.values()))
+        return _encode(_Row(True, gaps))
 
     def restore(self, row: int, value: bytes) -> None:
         """Read a row of a start, in their order. Raises SpoolDamaged."""

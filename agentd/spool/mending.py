@@ -8,6 +8,7 @@ was found damaged: it reads the rows that it needs.
 from __future__ import annotations
 
 import logging
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,7 @@ _RECENT_US = (
 )  # of runs that are that old and have nothing queued nobody will speak again (`runs.keep`)
 _NOTE_BYTES = 32  # an entry of the journal takes more
 _TOLD = 10  # ranges of numbers in a line of the log
+_LAST = re.compile(r"\d+-(\d+)")  # of the numbers of records that were lost together
 
 
 def restore_references(ledger: Ledger, store: Rows) -> int:
@@ -159,8 +161,11 @@ def _live_numbers(store: Rows, segment: Segment) -> list[int]:
 
 
 def end_of_journal(ledger: Ledger, store: Rows) -> None:
-    """Go on behind its newest row that can be read, and behind all that those after it may have held: no number twice."""
-    journal, passed = ledger.journal, 0
+    """Go on behind its newest row that can be read, and behind all that those after it may have held: no number twice.
+
+    Neither of its own nor of a queue, as far as it knows them.
+    """
+    journal, passed, found = ledger.journal, 0, False
     for row in reversed(range(1, journal.next_row)):
         value = _read(store, key_of(Table.JOURNAL, row))
         if value is None:
@@ -169,10 +174,20 @@ def end_of_journal(ledger: Ledger, store: Rows) -> None:
             newest = journals.decode_row(value)
         except SpoolDamaged:
             passed += len(value) // _NOTE_BYTES
-        else:
-            journal.head = newest.digest
+            continue
+        if not found:
+            found, journal.head = True, newest.digest
             journal.next_number = newest.notes[-1].number + 1 + passed
-            return
+        for note in newest.notes:
+            told = [note.queue_number] if note.record_id else [int(last) for last in _LAST.findall(note.lane)]
+            see_number(ledger, note.destination, max(told, default=0))
+
+
+def see_number(ledger: Ledger, destination: str, number: int) -> None:
+    """A number of a destination's queue was given: it is not given again."""
+    following = ledger.meta.next_number
+    if number >= following.get(destination, 1):
+        following[destination] = number + 1
 
 
 def _read(store: Rows, key: int) -> bytes | None:

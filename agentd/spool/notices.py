@@ -29,8 +29,8 @@ log = logging.getLogger("agentd.spool")
 
 TYPE = "agentd.lost"
 ORIGIN = "agentd"
-_MOST_A_TICK = 1000  # runs that are looked at: about 10 ms of the event loop
-_BYTES = 600  # of a notice beside its run's id, at most
+_MOST_A_TICK = 500  # runs that are looked at: about 15 ms of the event loop, where all of them are told
+_BYTES = 600  # of a notice beside its run's and agent's names, at most
 
 
 class Notices:
@@ -51,7 +51,7 @@ class Notices:
 
     def size_before_end(self, destination: str, lane: str) -> int:
         """How many bytes go before the run's end; 0: nothing is to be told."""
-        return _size(lane) if self._owes(destination, lane) else 0
+        return self._size(destination, lane) if self._owes(destination, lane) else 0
 
     def before_end(self, destination: str, lane: str) -> Entry | None:
         """What has to be stored right before the run's end, and with it."""
@@ -69,7 +69,7 @@ class Notices:
             return False
         if spool.may_lose(destination, lane):
             return True  # what was shed just now is being counted
-        if self._losses.find(destination, lane) is None or not spool.has_disk_for(2 * _size(lane)):
+        if self._losses.find(destination, lane) is None or not spool.has_disk_for(2 * self._size(destination, lane)):
             return False
         following = list(spool.queues[destination].peek(lane))
         if not self._may_move(destination, lane, following):
@@ -79,25 +79,21 @@ class Notices:
         return True
 
     def _may_move(self, destination: str, lane: str, following: Sequence[Entry]) -> bool:
-        """Whether these are all that there is behind the end, and nobody knows one of them by its number."""
+        """Whether the platform takes the run, these are all that there is behind the end, and nobody knows one by its number."""
         spool = self._spool
-        numbers = {
-            ref.number for ref in spool.refs.owners("run", lane.partition(":")[2]) if ref.destination == destination
-        }
-        return not spool.queues[destination].has_more(lane) and not any(entry.number in numbers for entry in following)
+        ref = spool.refs.get(destination, "run", lane.partition(":")[2])
+        if ref is not None and (ref.state == DEAD or any(entry.number == ref.number for entry in following)):
+            return False
+        return not spool.queues[destination].has_more(lane)
 
     # -- by and by ---------------------------------------------------------------------------------------------------
 
     def tick(self, age_us: Callable[[int], int], keep_us: int) -> None:
         """Tell whoever can be told by now, and forget those whose loss is so old that their run is forgotten too."""
-        for name in self._spool.ledger.tells:
-            lanes = self._losses.lanes(name)
-            if not lanes:
-                self._round.pop(name, None)
-                continue
+        for name in self._losses.destinations():
             turn = self._round.setdefault(name, deque())
             if not turn:
-                turn.extend(lanes)
+                turn.extend(self._losses.lanes(name))
             chosen = [turn.popleft() for _ in range(min(len(turn), _MOST_A_TICK))]
             kept_us = keep_us + (self._spool.queues[name].oldest_us(age_us) or 0)  # as its reference is
             self._forget(name, [lane for lane in chosen if self._is_over(name, lane, age_us, kept_us)])
@@ -115,29 +111,37 @@ class Notices:
             self._spool.wake()
 
     def _tell(self, name: str, lanes: Sequence[str]) -> None:
-        room = self._room(name)
         ending = self._spool.ending(name)
         notices: list[Entry] = []
         size = 0
         for lane in lanes:
-            fits = self._owes(name, lane) and size + _size(lane) <= room
+            fits = self._owes(name, lane) and self._has_room(name, size + self._size(name, lane))
             if fits and lane not in ending and self._is_open(name, lane):
-                size += _size(lane)
+                size += self._size(name, lane)
                 notices.append(self._notice(name, lane))
         if notices:
             self._spool.append({name: notices}).add_done_callback(_look_at)
+            log.warning(
+                "%s: %d runs have lost records to a full queue, and are told", name, len(notices),
+                extra={"action": "told", "destination": name},
+            )  # fmt: skip
 
-    def _room(self, name: str) -> int:
-        """How many bytes of notices its queue may take now: up to half of its quota while it holds anything, and nothing is shed for them."""
+    def _has_room(self, name: str, size: int) -> bool:
+        """Whether its queue may take so much now: up to half of its quota while it holds anything, and nothing is shed for it."""
         spool, queue = self._spool, self._spool.queues[name]
-        quota = spool.limits.quotas.get(name, 0)
-        room = (quota // 2 if queue.live else quota) - queue.stored_bytes
-        return room if queue.index.cold is None and room > 0 and spool.fits(name, room) else 0
+        if queue.index.cold is not None or not spool.fits(name, size):
+            return False
+        return not queue.live or 2 * (queue.stored_bytes + size) <= spool.limits.quotas.get(name, 0)
 
     def _is_open(self, name: str, lane: str) -> bool:
         """Whether no end of it waits: before that one it is told when its turn comes."""
         queue = self._spool.queues[name]
         return not queue.has_more(lane) and all(entry.kind not in RUN_ENDS for entry in queue.peek(lane))
+
+    def _size(self, destination: str, lane: str) -> int:
+        gap = self._losses.find(destination, lane)
+        agent = "" if gap is None else gap.agent
+        return _BYTES + 6 * (len(lane) + len(agent))  # a character of a name takes six bytes at most, as \u0000
 
     # -- the event ---------------------------------------------------------------------------------------------------
 
@@ -149,10 +153,6 @@ class Notices:
         number = self._spool.number(destination)
         entry = Entry(number, self._new_id(), lane, "event", LossClass.KEEP, source, self._now_us(), body)
         self._losses.tell(destination, lane, entry.record_id)
-        log.warning(
-            "%s: %s lost %d records to a full queue, and is told", destination, lane, gap.records,
-            extra={"action": "told", "destination": destination},
-        )  # fmt: skip
         return entry
 
 
@@ -168,10 +168,6 @@ def _event(run_id: str, gap: Gap) -> Event:
     return Event(
         run_id=run_id, type=TYPE, level="warn", payload=msgspec.Raw(encode(payload)), agent_id=gap.agent or None
     )
-
-
-def _size(lane: str) -> int:
-    return _BYTES + 6 * len(lane)  # a character of an id takes six bytes at most, as \u0000
 
 
 def _look_at(done: asyncio.Future[None]) -> None:

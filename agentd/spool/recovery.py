@@ -341,6 +341,8 @@ class Survey:
                 self._set_aside("dead-letters", key, SpoolDamaged(f"dead letter {row_of(key)}: {error}"))
             else:
                 self.ledger.add_letter(brief, size)
+                if brief.destination:
+                    mending.see_number(self.ledger, brief.destination, brief.number)
                 self._dead[brief.destination, brief.kind, str(brief.cause)] += 1
 
     def _brief(self, key: int, tag: bytes | None, size: int) -> Brief:

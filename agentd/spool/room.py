@@ -33,6 +33,7 @@ KEPT_BYTES = FLOOR_BYTES
 LOW_BYTES = (
     2**30
 )  # free space below which room is reserved within the store: more than a neighbour fills between two looks
+_LOG_EVERY_US = 10**6
 _PAGE_BYTES = 4096
 _COST = 2  # of a record on disk, beside its bytes in a segment: journal, reference and their indexes
 
@@ -57,6 +58,7 @@ class Room:
         self._committer = committer
         self._tell = tell
         self._found = found
+        self._said: dict[tuple[str, LossClass], tuple[int, int]] = {}  # when, and how many records were shed since
 
     def room_for(self, destination: str, size: int, loss: LossClass) -> bool:
         """Whether `size` more bytes fit; sheds what is worth less for them where that makes them fit, and nothing in vain."""
@@ -127,14 +129,24 @@ class Room:
         for segment in segments:
             self._committer.shed(queue.name, segment, _frees(segment))
             self._ledger.lose(queue.name, segment, State.SHED, Cause.QUEUE_FULL)
-        records = sum(segment.live for segment in segments)
-        log.warning(
-            "%s: %s full, shed %d %s records", queue.name, "disk" if self._ledger.disk_full else "queue", records, loss,
-            extra={"action": "shed", "destination": queue.name},
-        )  # fmt: skip
+        self._say(queue, loss, sum(segment.live for segment in segments))
         reached(Point.SHED_BOOKED)
         self._committer.wake()
         self._tell(queue.name, queue.released())
+
+    def _say(self, queue: Queue, loss: LossClass, records: int) -> None:
+        """A line a second at most: a full queue may give up something for each record that comes."""
+        now, key = self._ledger.now_us(), (queue.name, loss)
+        said_us, unsaid = self._said.get(key, (0, 0))
+        if 0 <= now - said_us < _LOG_EVERY_US:
+            self._said[key] = said_us, unsaid + records
+            return
+        self._said[key] = now, 0
+        log.warning(
+            "%s: %s full, shed %d %s records%s", queue.name, "disk" if self._ledger.disk_full else "queue", records, loss,
+            f" ({unsaid} more since the last line)" if unsaid else "",
+            extra={"action": "shed", "destination": queue.name},
+        )  # fmt: skip
 
     # -- the disk ----------------------------------------------------------------------------------------------------
 

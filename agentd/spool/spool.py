@@ -63,6 +63,7 @@ class Spool:
         self._rooms = Room(ledger, self._committer, self._loader.tell, self._tell_room)
         self._room: set[asyncio.Future[None]] = set()
         self._named: set[asyncio.Future[None]] = set()
+        self._moved: dict[str, dict[int, int]] = {}  # number → the first one, of records that took a later place
 
     # -- what others may see -----------------------------------------------------------------------------------------
 
@@ -331,9 +332,12 @@ class Spool:
 
     def move_back(self, name: str, entries: Sequence[Entry]) -> asyncio.Future[None]:
         """Queued records that no seal covers take the end of the queue, in this order, in one commit. They keep their ids."""
+        moved = self._moved.setdefault(name, {})
+        firsts = {entry.number: moved.get(entry.number, entry.number) for entry in entries}
         ended = self._end(name, entries)
         again = [replace(entry, number=self.number(name), segment=0, index=0) for entry in ended]
         for old, new in zip(ended, again, strict=True):
+            moved[new.number] = firsts[old.number]
             if new.kind in EVIDENCE:
                 self.journal.note(new, State.QUEUED, name, self.ledger.now_us(), cause=MOVED, was_number=old.number)
         return self._committer.give_back(name, again)
@@ -382,7 +386,18 @@ class Spool:
         """Take records out of the queue. Returns those that were in it: nothing is booked twice."""
         ended = self.queues[destination].end(entries)
         self._committer.end(ended)
+        if moved := self._moved.get(destination):
+            for entry in ended.entries:
+                moved.pop(entry.number, None)
         return ended.entries
+
+    def lowest(self, destination: str) -> int | None:
+        """A number that no live record is below, None for an empty queue. One that was moved counts as where it stood first."""
+        queue = self.queues[destination]
+        if queue.live + self.committing(destination) == 0:
+            self._moved.pop(destination, None)
+        lowest = queue.lowest()
+        return min([*([] if lowest is None else [lowest]), *self._moved.get(destination, {}).values()], default=None)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 from disk_kit import MIB, Greedy, fill, free_bytes, mount, release
-from harness import KEY, Frames, wait_for
+from harness import KEY, Frames, http_call, wait_for
 
 FULL = "spool full"
 BOTH = pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
@@ -134,6 +134,49 @@ def test_a_full_disk_sheds_debug_first(world, kind):
         release(place)
         wait_for(lambda: not is_full(daemon), 3, daemon.status)
         assert client.deliver(ledger, [ledger.end("d"), ledger.end("i")]) == {}
+
+
+@BOTH
+def test_a_replay_finds_no_room_on_a_full_disk(world, kind):
+    """Promise 8: nothing is shed for it, letters and books stay as they are; with room in the spool it goes through, full disk or not."""
+    place = mount(world, kind, 128)
+    daemon = on(world, place)
+    ledger = world.ledger
+    world.platform.up()
+    world.platform.refuse("poison", 422)
+    with Frames(daemon) as client:
+        records = [ledger.start("r"), *ledger.events_of("r", 20, level="warn", size=10_000, poison=1)]
+        assert client.deliver(ledger, records) == {}
+        assert daemon.drained()["dead"] == 20
+        world.platform.down()
+        world.platform.forgive()
+        assert client.deliver(ledger, [ledger.start("d")]) == {}
+        for _ in range(20):
+            assert client.deliver(ledger, ledger.events_of("d", 50, level="debug", size=10_000)) == {}
+        fill(place)
+        wait_for(lambda: is_full(daemon), 5, daemon.status)
+        refused = {}
+        while not refused:
+            refused = client.deliver(ledger, ledger.events_of("d", 5, level="debug", size=10_000))
+        shed = daemon.balanced()["shed"]
+        assert replay(daemon) == {"replayed": 0, "left": {"spool_full": 20}}
+        books = daemon.balanced()
+        assert (books["dead"], books["shed"]) == (20, shed)
+        world.platform.up()
+        daemon.drained()
+        assert replay(daemon) == {"replayed": 20, "left": {}}
+        assert daemon.drained()["dead"] == 0
+        assert is_full(daemon)
+        assert client.deliver(ledger, [ledger.end("r"), ledger.end("d")]) == {}
+        release(place)
+        wait_for(lambda: not is_full(daemon), 3, daemon.status)
+
+
+def replay(daemon):
+    """All dead letters, and what came of it."""
+    status, answer = http_call(daemon.socket, "POST", "/v1/dead-letters/replay", b'{"all": true}')
+    assert status == 200
+    return answer
 
 
 @BOTH

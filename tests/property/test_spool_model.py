@@ -157,6 +157,7 @@ class SpoolMachine(RuleBasedStateMachine):
             self.spool.check_disk()
         self.certain()
         self.letters = set(self.letters_on_disk())
+        self.count_the_letters()
         self.look_at_the_journal()
         self.audit()
 
@@ -345,6 +346,12 @@ class SpoolMachine(RuleBasedStateMachine):
             return dead_letters.read(store, dead_letters.find(store, Wanted()))
 
         return {found.key: letter for found, letter in self.do(self.spool.run_in_thread(read))}
+
+    def count_the_letters(self):
+        """Promise 8: what memory counts of them is what is on disk, and what the books say."""
+        tags = list(self.do(self.spool.run_in_thread(lambda store: list(store.tags(Table.DEAD)))))
+        assert (self.spool.dead_count, self.spool.dead_bytes) == (len(tags), sum(size for _, _, size in tags))
+        assert sum(self.spool.books.total(name, "dead") for name in NAMES) == len(tags)
 
     def queue_on_disk(self):
         """(destination, number) → record id."""

@@ -76,6 +76,7 @@ class FakeSpool:
     def __getattr__(self, name):
         return {
             "file_bytes": lambda: 4096, "stuck": lambda: self.trouble, "committing": lambda _name: self.in_commit,
+            "lowest": lambda name: self.queues[name].lowest(),
         }[name]  # fmt: skip
 
     async def barrier(self):

@@ -504,6 +504,34 @@ async def test_a_destination_that_is_gone_keeps_its_letters(room):
     assert room.state() == before
 
 
+async def test_a_lost_meta_row_gives_no_letters_number_again(room):
+    """A reference knows its introducer by its number: another record under that of a dead one would be taken for it."""
+    entry = await room.put("event", run_id="r", type="t")
+    await room.kill(entry)
+    await room.spool.barrier()
+    room.store.change(key_of(Table.META, 0), b"\xc1")
+    room.store.commit([], [key for key, _ in room.store.rows(Table.JOURNAL)])
+    await room.reopen()
+    assert room.spool.number("cloud") == entry.number + 1
+
+
+async def test_a_lost_meta_row_gives_no_number_of_the_journal_again(harness):
+    """What has ended and is evidence, or was shed together, is known there alone: nobody's story gets a second hero."""
+    room = await Room(harness).open(quotas={"cloud": 10**6, "local": 1200})
+    end = await room.put("run.complete", run_id="r")
+    seal = seal_of([end])
+    await room.spool.seal(seal)
+    await room.spool.settle(seal, [end])
+    while room.spool.fits("local", 200):
+        shed = await room.put("event", run_id="r", type="t" * 100, level="debug", name="local")
+    assert room.spool.room_for("local", 1000, end.loss)
+    assert room.spool.queues["local"].live == 0
+    await room.spool.barrier()
+    room.store.change(key_of(Table.META, 0), b"\xc1")
+    await room.reopen(quotas={"cloud": 10**6, "local": 1200})
+    assert (room.spool.number("cloud"), room.spool.number("local")) == (end.number + 1, shed.number + 1)
+
+
 # -- crashes -----------------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from spool_kit import Immediate, entry, seal_of
 
 from agentd.identity import Uuid7
 from agentd.outcomes import Cause, State
-from agentd.queued import DEAD, Death, Entry, Ref
+from agentd.queued import DEAD, Death, Entry, Ref, Source
 from agentd.records import Event, LossClass
 from agentd.spool import compact
 from agentd.spool.notices import Notices
@@ -284,6 +284,17 @@ async def test_what_can_not_be_moved_is_sent_as_it_stands(telling):
     assert [one["records"] for one in telling.told()] == [10]
 
 
+async def test_an_end_of_a_run_that_the_platform_never_took_is_not_moved(telling):
+    """It ends as a dead letter with the rest of its run; there is nobody to be told."""
+    (start,) = await telling.put(1, kind="run.start")
+    ref = telling.spool.refs.introduce(Ref("cloud", "run", "a", "billing", 1000, start.number))
+    await telling.put(10, loss=DEBUG)
+    await telling.put(1, kind="run.complete")
+    await telling.shed()
+    ref.state = DEAD
+    assert not telling.outbox.tell_first("run:a")
+
+
 async def test_an_introducer_is_not_moved(telling):
     """Somebody knows it by its number."""
     await telling.put(10, loss=DEBUG)
@@ -432,6 +443,28 @@ async def test_moved_records_stand_at_the_end(harness):
     assert harness.balanced()
 
 
+async def test_who_waits_for_a_record_waits_for_it_at_its_later_place(harness):
+    """A flush of what was queued by now is not over when the record has been put behind what came later."""
+    spool = await harness.open()
+    (row, *_) = await harness.put(2)
+    goal = spool.meta.next_number["cloud"]
+    moving = spool.move_back("cloud", [row])
+    assert spool.lowest("cloud") == row.number
+    await moving
+    for one in list(spool.queues["cloud"].peek("run:a"))[:1]:
+        await spool.settle(seal_of([one]), [one])
+    assert spool.queues["cloud"].lowest() >= goal
+    assert spool.lowest("cloud") == row.number
+    (moved,) = spool.queues["cloud"].peek("run:a")
+    await spool.move_back("cloud", [moved])
+    assert spool.lowest("cloud") == row.number
+    (moved,) = spool.queues["cloud"].peek("run:a")
+    await spool.settle(seal_of([moved]), [moved])
+    assert spool.lowest("cloud") is None
+    await harness.put(1)
+    assert spool.lowest("cloud") >= goal
+
+
 async def test_a_crash_leaves_the_old_place_or_the_new_one(harness):
     """Before the commit the record is where it was."""
     spool = await harness.open()
@@ -492,7 +525,10 @@ def test_a_notice_is_no_larger_than_was_asked_for(telling_entry):
 async def telling_entry(harness):
     telling = await Telling(harness).open()
     lane = "run:" + "\0" * 256
-    await telling.put(10, lane, DEBUG)
+    rows = [entry(telling.spool.number("cloud"), lane, DEBUG, BODY) for _ in range(10)]
+    for row in rows:
+        row.source = Source("\1" * 256, 2**32 - 2, 2**22, "frames")
+    await telling.spool.append({"cloud": rows})
     await telling.shed()
     size = telling.notices.size_before_end("cloud", lane)
     notice = telling.notices.before_end("cloud", lane)

@@ -105,9 +105,10 @@ async def test_what_arrives_pushes_out_nothing_that_is_worth_more(full, harness,
 
 async def test_nothing_is_shed_in_vain(full, harness):
     """Where all of it would not be enough, where it is sealed, and where it is so small that it frees no page."""
+    for name in ("cloud", "local"):
+        for _ in range(20):
+            await harness.put(1, name, loss=DEBUG, body=bytes(5000))
     await harness.put(1, loss=DEBUG, body=BIG)
-    for _ in range(20):
-        await harness.put(1, "local", loss=DEBUG, body=bytes(5000))
     (sealed,) = await harness.put(1, loss=INFO, body=BIG)
     await full.seal(seal_of([sealed]))
     harness.store.free = RESERVED_BYTES

@@ -71,6 +71,7 @@ async def test_a_run_is_found_when_its_reference_is_forgotten(disk, asked):
         disk.delete(key)
     found = traced(disk, asked)
     assert found.references == []
+    assert states(found.records[0]) == [State.QUEUED, State.DELIVERED]
     assert {record.record_id[-1] for record in found.records} >= {1, 2, 3}
 
 
@@ -91,7 +92,8 @@ async def test_a_dead_record_is_found_with_its_letter(disk):
 
 async def test_a_key_leads_to_what_went_under_it(disk):
     """Delivered, dead or sealed and not yet answered: each by the key that the platform saw."""
-    assert [record.record_id[-1] for record in traced(disk, "start-key").records] == [1]
+    (delivered,) = traced(disk, "start-key").records
+    assert (delivered.record_id[-1], states(delivered)) == (1, [State.QUEUED, State.DELIVERED])  # from its beginning
     assert [record.record_id[-1] for record in traced(disk, "dead-key").records] == [3, 7]
     sealed = traced(disk, "batch-key").records
     assert [record.record_id[-1] for record in sealed] == [4, 5]
