@@ -129,7 +129,7 @@ class Notices:
     def _has_room(self, name: str, size: int) -> bool:
         """Whether its queue may take so much now: up to half of its quota while it holds anything, and nothing is shed for it."""
         spool, queue = self._spool, self._spool.queues[name]
-        if queue.index.cold is not None or not spool.fits(name, size):
+        if spool.disk_full or queue.index.cold is not None or not spool.fits(name, size):
             return False
         return not queue.live or 2 * (queue.stored_bytes + size) <= spool.limits.quotas.get(name, 0)
 

@@ -157,16 +157,16 @@ def test_a_replay_finds_no_room_on_a_full_disk(world, kind):
         wait_for(lambda: is_full(daemon), 5, daemon.status)
         refused = {}
         while not refused:
-            refused = client.deliver(ledger, ledger.events_of("d", 5, level="debug", size=10_000))
+            refused = client.deliver(ledger, ledger.events_of("d", 5, level="warn", size=10_000))
         shed = daemon.balanced()["shed"]
         assert replay(daemon) == {"replayed": 0, "left": {"spool_full": 20}}
         books = daemon.balanced()
         assert (books["dead"], books["shed"]) == (20, shed)
         world.platform.up()
         daemon.drained()
+        assert is_full(daemon)
         assert replay(daemon) == {"replayed": 20, "left": {}}
         assert daemon.drained()["dead"] == 0
-        assert is_full(daemon)
         assert client.deliver(ledger, [ledger.end("r"), ledger.end("d")]) == {}
         release(place)
         wait_for(lambda: not is_full(daemon), 3, daemon.status)

@@ -190,6 +190,7 @@ class LostMachine(SpoolMachine):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_what_was_shed_is_told_once(monkeypatch, caplog):
     """Promises 1, 2, 6, 8: over floods, notices, ends that move, full disks, rewriting and crashes in any order."""
     caplog.set_level("CRITICAL", "agentd")

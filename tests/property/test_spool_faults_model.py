@@ -132,6 +132,7 @@ class FaultyMachine(SpoolMachine):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_damage_costs_what_it_has_hit_and_is_counted(monkeypatch, caplog):
     """Promises 1, 2 and 8: over appends, batches, full disks, crashes, damaged rows of each table and clocks that are moved, in any order."""
     caplog.set_level("CRITICAL", "agentd")

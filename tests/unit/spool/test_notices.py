@@ -362,6 +362,18 @@ async def test_a_full_disk_tells_later(telling):
     assert [one["records"] for one in telling.told()] == [10]
 
 
+async def test_on_a_full_disk_only_an_end_brings_it(telling):
+    """What is shed for the disk goes on being shed: a run that goes on would be told every second."""
+    await telling.put(10, loss=DEBUG)
+    await telling.shed()
+    await telling.empty()
+    telling.spool.ledger.disk_full = True
+    telling.spool.ledger.free_inside = 10**9
+    await telling.tick()
+    assert telling.told() == []
+    assert telling.notices.before_end("cloud", "run:a") is not None
+
+
 async def test_a_full_disk_moves_the_end_and_tells_nothing_before_it(telling):
     """An end whose notice finds no room is in the queue all the same, once, and goes as it is while the disk is full."""
     await telling.put(10, loss=DEBUG)
