@@ -171,7 +171,7 @@ def test_what_waits_and_why(world, troubled):
     daemon.kill()
     before = _files(daemon.state)
     rest = _lanes(world, daemon)
-    told = ("records", "bytes", "kinds", "loss", "sealed", "newest")
+    told = ("records", "bytes", "kinds", "loss", "newest")  # the mirror's lanes may have been sealed since
     assert {name: [lane[fact] for fact in told] for name, lane in rest.items()} == {
         name: [lane[fact] for fact in told] for name, lane in lanes.items()
     }
