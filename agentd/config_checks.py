@@ -19,7 +19,7 @@ from agentd.records import KINDS
 from agentd.wire import MAX_FRAME_BYTES
 
 if TYPE_CHECKING:  # config loads this module
-    from agentd.config import Config, Destination
+    from agentd.sections import Config, Destination
 
 MIN_TOKEN_CHARACTERS = 16  # 64 bits and more even in hexadecimal digits: not to be guessed at 10,000 tries a second
 _PORTS = {"http": 80, "https": 443}

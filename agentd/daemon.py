@@ -22,7 +22,6 @@ import msgspec
 from agentd import __version__, crashpoints
 from agentd.ageing import Clocks
 from agentd.compat.build import build_gateway
-from agentd.config import Loaded
 from agentd.config_checks import read_tokens
 from agentd.control import DaemonControl
 from agentd.control.letters import LetterControl
@@ -48,6 +47,7 @@ from agentd.intake.server import Server
 from agentd.intake.sink import SpoolSink
 from agentd.intake.streams import Streams
 from agentd.logs import set_up
+from agentd.sections import Loaded
 from agentd.spool.dead import DeadLetters
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Limits

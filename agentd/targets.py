@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from agentd import platforms
-from agentd.config import Config, Destination, Secret
 from agentd.delivery.backoff import Backoff
 from agentd.delivery.batcher import Limits as BatchLimits
 from agentd.delivery.settings import Settings
 from agentd.errors import ConfigError
 from agentd.exchange import Platform, check_options
 from agentd.intake.routing import Route
+from agentd.sections import Config, Destination, Secret
 from agentd.variables import KEY_VARIABLES
 
 log = logging.getLogger("agentd")

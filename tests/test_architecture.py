@@ -30,6 +30,7 @@ VOCABULARY = {
 }
 EQUIPMENT = {
     "config",
+    "sections",
     "config_checks",
     "config_faults",
     "globs",

@@ -17,11 +17,11 @@ import click
 
 from agentd.cli.options import config_option, json_option, load_config
 from agentd.cli.terminal import paint, print_json
-from agentd.config import Config, Destination, Listen, Loaded, Secret, SpoolConfig
 from agentd.config_checks import read_tokens
 from agentd.errors import AgentdError, ConfigError
 from agentd.exchange import check_options
 from agentd.paths import MAX_SOCKET_PATH
+from agentd.sections import Config, Destination, Listen, Loaded, Secret, SpoolConfig
 from agentd.units import format_duration, format_size
 from agentd.variables import KEY_VARIABLES
 

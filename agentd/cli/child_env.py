@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from agentd.config import Config, Secret
+from agentd.sections import Config, Secret
 from agentd.variables import KEY_VARIABLES, PLATFORM_VARIABLES
 
 TOKEN = "AGENTD_TOKEN"  # noqa: S105 - a variable's name

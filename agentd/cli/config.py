@@ -15,7 +15,8 @@ import msgspec
 
 from agentd.cli.options import config_option, json_option, load_config
 from agentd.cli.terminal import print_json
-from agentd.config import SECTIONS, Duration, Loaded, Size, masked
+from agentd.config import SECTIONS, masked
+from agentd.sections import Duration, Loaded, Size
 
 _SIZES = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 _DURATIONS = (("d", 86400.0), ("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 1e-3))

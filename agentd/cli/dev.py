@@ -20,8 +20,8 @@ import msgspec
 
 from agentd.cli.options import config_option, load_config
 from agentd.cli.sandbox import AGENT_ID, API_KEY
-from agentd.config import Batch, Config, Destination, Duration, Loaded, Secret, Size
 from agentd.errors import StateError
+from agentd.sections import Batch, Config, Destination, Duration, Loaded, Secret, Size
 
 if TYPE_CHECKING:
     from agentd.sandbox import Sandbox

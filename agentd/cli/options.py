@@ -18,7 +18,7 @@ from agentd.units import parse_duration
 
 if TYPE_CHECKING:
     from agentd.cli.ask import Daemon
-    from agentd.config import Loaded
+    from agentd.sections import Loaded
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 

@@ -17,7 +17,6 @@ import msgspec
 from msgspec import Struct, field
 
 from agentd.ageing import Clocks
-from agentd.config import Config, Secret
 from agentd.delivery import batcher
 from agentd.delivery.sealing import Sealer, Wait, key_of
 from agentd.errors import RecordError
@@ -31,6 +30,7 @@ from agentd.intake.routing import Table
 from agentd.outcomes import Cause
 from agentd.queued import DEAD, KNOWN, Entry, Ref, made_up
 from agentd.records import INTRODUCES, LossClass, Record, kind_of
+from agentd.sections import Config, Secret
 from agentd.targets import Target, targets_of
 
 MASK = "***"

@@ -21,8 +21,8 @@ import click
 import msgspec
 
 from agentd.cli.options import config_option, load_config
-from agentd.config import Config, Loaded, Secret, TokenRule
 from agentd.errors import AgentdError, AlreadyRunning, StateError
+from agentd.sections import Config, Loaded, Secret, TokenRule
 
 if TYPE_CHECKING:
     from agentd.daemon import Daemon

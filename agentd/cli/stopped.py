@@ -12,7 +12,7 @@ from agentd.cli.options import daemon, load_config
 from agentd.cli.terminal import complain
 
 if TYPE_CHECKING:
-    from agentd.config import Config, Loaded
+    from agentd.sections import Config, Loaded
     from agentd.spool.look import Look
 
 T = TypeVar("T")

@@ -12,11 +12,11 @@ from agentd.compat.paths import Doors
 from agentd.compat.relay import Relay
 from agentd.compat.stands import Stand
 from agentd.compat.telemetry import Store, Telemetry
-from agentd.config import Config, Destination
 from agentd.exchange import Platform
 from agentd.gate.keeper import Keeper
 from agentd.http import Http
 from agentd.intake import Peer
+from agentd.sections import Config, Destination
 from agentd.spool.spool import Spool
 from agentd.standin import StandIn
 

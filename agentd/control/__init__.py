@@ -10,7 +10,6 @@ from typing import Any
 
 from agentd import __version__
 from agentd.ageing import Clocks
-from agentd.config import Loaded
 from agentd.control.queue import QueueControl
 from agentd.control.records import RecordControl
 from agentd.delivery.courier import Courier
@@ -20,6 +19,7 @@ from agentd.intake.sink import SpoolSink
 from agentd.metrics import Metrics
 from agentd.outcomes import State
 from agentd.queued import Ref
+from agentd.sections import Loaded
 from agentd.spool.dead import find as find_letters
 from agentd.spool.letters import Wanted
 from agentd.spool.spool import Spool

@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 
 from agentd import __version__
-from agentd.config import Loaded
 from agentd.errors import SpoolDamaged
 from agentd.gate.answers import facts_of, summary_of
 from agentd.intake import streams
 from agentd.outcomes import State
+from agentd.sections import Loaded
 from agentd.spool.books import Books
 from agentd.spool.checked import unpack
 from agentd.spool.gaterows import GateRow, Step, Stored, decode, of_brief

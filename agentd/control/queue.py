@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from agentd.ageing import Clocks
-from agentd.config import Config
 from agentd.control import queue_documents as documents
 from agentd.control.queue_documents import Ages
 from agentd.delivery.courier import Courier
@@ -25,6 +24,7 @@ from agentd.intake import Grant, Peer
 from agentd.intake.queues import Asked, Busy
 from agentd.outcomes import State
 from agentd.queued import Source
+from agentd.sections import Config
 from agentd.spool.census import Interrupted, LaneCount, Sort, Wanted, census, oldest
 from agentd.spool.drop import Deletion, drop
 from agentd.spool.ledger import Ledger

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentd.config import Config
 from agentd.control import queue_documents as documents
 from agentd.control.queue import RECORD_BYTES, disk_figures, wanted_of, wanted_receipts_of
 from agentd.intake.queues import Asked
+from agentd.sections import Config
 from agentd.spool.census import Sort, census, oldest
 from agentd.spool.look import Look
 from agentd.spool.receipts import receipts

@@ -10,7 +10,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from agentd.config import Config
 from agentd.control import record_documents as documents
 from agentd.delivery.courier import Courier
 from agentd.delivery.waits import Waits, Why, waits
@@ -18,6 +17,7 @@ from agentd.errors import SpoolDamaged
 from agentd.gate.book import owner_of
 from agentd.intake import Grant, Peer
 from agentd.intake.dedupe import holders
+from agentd.sections import Config
 from agentd.spool.checked import unpack
 from agentd.spool.gaterows import GateRow
 from agentd.spool.store import Rows

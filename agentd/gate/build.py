@@ -9,7 +9,6 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from agentd.ageing import Clocks
-from agentd.config import Config, Destination
 from agentd.delivery.backoff import Backoff
 from agentd.exchange import Platform
 from agentd.gate.breaker import Breaker
@@ -20,6 +19,7 @@ from agentd.intake import Peer, Sink
 from agentd.intake.admit import Limits
 from agentd.intake.routing import Route
 from agentd.records import Event
+from agentd.sections import Config, Destination
 from agentd.spool.gaterows import GateRow
 from agentd.spool.gates import GateShelf
 from agentd.spool.spool import Spool

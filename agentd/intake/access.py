@@ -10,8 +10,8 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
 
-from agentd.config import Security
 from agentd.intake import Grant, Peer
+from agentd.sections import Security
 
 _ALL = Grant()
 _NOTHING = Grant((), frozenset())

@@ -10,12 +10,12 @@ import math
 
 from aiohttp import web
 
-from agentd.config import Config
 from agentd.errors import UsageError
 from agentd.intake import Control, GateRefusal, Gates, Sink
 from agentd.intake.answers import Problem, json_answer
 from agentd.intake.connection import Fault
 from agentd.intake.door import grant_of, peer_of_request
+from agentd.sections import Config
 from agentd.units import parse_duration
 
 _MAX_WAIT_S = 3600.0

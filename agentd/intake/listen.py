@@ -21,11 +21,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from agentd.config import Listen
 from agentd.config_checks import http_address
 from agentd.errors import AlreadyRunning, ConfigError, StateError
 from agentd.intake import NO_TOKEN, Peer
 from agentd.paths import MAX_SOCKET_PATH
+from agentd.sections import Listen
 
 _log = logging.getLogger("agentd.intake")
 

@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from agentd.config import Config
 from agentd.errors import RecordError, SpoolFull, UsageError, WireError
 from agentd.intake import Control, Sink
 from agentd.intake.access import Access
@@ -25,6 +24,7 @@ from agentd.intake.answers import Problem, error_answer, json_answer
 from agentd.intake.connection import Fault
 from agentd.intake.door import ACCESS, DESTINATIONS, SINK, at_the_door, grant_of, peer_of_request
 from agentd.intake.protocol import HttpProtocol
+from agentd.sections import Config
 from agentd.units import parse_duration
 from agentd.wire import Ack, Dialect, Hello, Message, decode_message
 

@@ -19,7 +19,6 @@ from typing import cast
 
 from aiohttp import web
 
-from agentd.config import Config
 from agentd.errors import AgentdError, WireError
 from agentd.intake import Peer, Sink, Waiting
 from agentd.intake.answers import last_answer
@@ -27,6 +26,7 @@ from agentd.intake.connection import Budget, Debt, Fault, FrameReader, LineReade
 from agentd.intake.listen import Acceptor, UnixListener, open_loopback, peer_of, raise_file_limit, url_of
 from agentd.intake.places import Places
 from agentd.intake.protocol import HttpProtocol
+from agentd.sections import Config
 from agentd.wire import MAX_UNANSWERED, Ack, Dialect, Hello, decode_message, dialect_of, encode
 
 _log = logging.getLogger("agentd.intake")

@@ -16,7 +16,6 @@ from aiohttp import web
 from agentd import platforms
 from agentd.ageing import Clocks
 from agentd.compat.build import build_gateway
-from agentd.config import Config, Destination, Intake, Listen, Security
 from agentd.errors import RecordError
 from agentd.exchange import Lost
 from agentd.gate.keeper import Passed
@@ -26,6 +25,7 @@ from agentd.intake.access import Access
 from agentd.intake.routes import build_app
 from agentd.intake.server import Server
 from agentd.queued import KNOWN, Ref
+from agentd.sections import Config, Destination, Intake, Listen, Security
 from agentd.testing import FakeClock
 from agentd.wire import Ack, Rejected, encode
 
@@ -221,7 +221,7 @@ class House:
 
 
 def _rule(**facts):
-    from agentd.config import Secret, TokenRule
+    from agentd.sections import Secret, TokenRule
 
     return TokenRule(token=Secret(env="TOKEN"), **facts)
 

@@ -14,12 +14,12 @@ from uuid import UUID
 import aiohttp
 import pytest
 
-from agentd.config import Config, Intake, Listen
 from agentd.errors import RecordError
 from agentd.intake import Grant, Peer
 from agentd.intake.letters import Selection, add_letters
 from agentd.intake.routes import build_app
 from agentd.intake.server import Server
+from agentd.sections import Config, Intake, Listen
 from agentd.wire import Ack, Rejected
 
 EVENT = {"kind": "event", "run_id": "r1", "type": "step"}

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from agentd.config import Config, Destination, Intake, Listen, Secret, Security, TokenRule
 from agentd.errors import AlreadyRunning, StateError
 from agentd.intake import NO_TOKEN, Grant, Peer
 from agentd.intake.access import Access
@@ -25,6 +24,7 @@ from agentd.intake.door import grant_of, peer_of_request
 from agentd.intake.letters import add_letters
 from agentd.intake.routes import build_app
 from agentd.intake.server import Server
+from agentd.sections import Config, Destination, Intake, Listen, Secret, Security, TokenRule
 from agentd.wire import Ack, frame
 
 EVENT = b'{"kind":"event","run_id":"r1","type":"step"}'

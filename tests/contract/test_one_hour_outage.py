@@ -14,7 +14,6 @@ import msgspec
 import pytest
 from multidict import CIMultiDict
 
-from agentd.config import Config, Destination, Secret
 from agentd.delivery.courier import Courier
 from agentd.exchange import Lost, Response
 from agentd.identity import Uuid7
@@ -28,6 +27,7 @@ from agentd.intake.streams import Streams
 from agentd.records import Record
 from agentd.sandbox import Call, Emulation
 from agentd.sandbox.faults import Decision
+from agentd.sections import Config, Destination, Secret
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Limits
 from agentd.spool.outbox import SpoolOutbox

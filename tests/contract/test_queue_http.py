@@ -16,7 +16,6 @@ import aiohttp
 import pytest
 
 from agentd.ageing import Clocks
-from agentd.config import Config, Destination, Listen, PeerRule, Security
 from agentd.control import queue as queue_control
 from agentd.control.queue import QueueControl
 from agentd.delivery.backoff import Backoff
@@ -31,6 +30,7 @@ from agentd.intake.server import Server
 from agentd.outcomes import Learned
 from agentd.queued import Entry, Ref, Seal, Source
 from agentd.records import LossClass
+from agentd.sections import Config, Destination, Listen, PeerRule, Security
 from agentd.spool import journal
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Limits

@@ -14,7 +14,6 @@ import aiohttp
 import pytest
 
 from agentd.ageing import Clocks
-from agentd.config import Config, Destination, Listen, PeerRule, Security
 from agentd.control.queue import QueueControl
 from agentd.control.records import RecordControl
 from agentd.delivery.backoff import Backoff
@@ -29,6 +28,7 @@ from agentd.intake.server import Server
 from agentd.outcomes import Cause
 from agentd.queued import Death, Entry, Ref, Source
 from agentd.records import LossClass
+from agentd.sections import Config, Destination, Listen, PeerRule, Security
 from agentd.spool.gaterows import GateRow
 from agentd.spool.gates import GateShelf
 from agentd.spool.journal import Journal

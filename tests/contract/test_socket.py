@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from agentd.config import Config, Intake, Listen
 from agentd.errors import AlreadyRunning, RecordError, StateError, WireError
 from agentd.intake import Peer, Waiting
 from agentd.intake.routes import build_app
 from agentd.intake.server import Server
+from agentd.sections import Config, Intake, Listen
 from agentd.wire import MAX_UNANSWERED, Ack, Rejected, frame, hello_answer
 
 EVENT = {"kind": "event", "run_id": "r1", "type": "step"}

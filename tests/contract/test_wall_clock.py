@@ -20,7 +20,6 @@ from multidict import CIMultiDict
 from test_one_hour_outage import AGENT, PEER, Immediate, decode_record
 
 from agentd.ageing import Clocks
-from agentd.config import Batch, Config, Destination, Intake, Secret
 from agentd.delivery.courier import Courier
 from agentd.exchange import Lost, Response
 from agentd.identity import Uuid7
@@ -33,6 +32,7 @@ from agentd.intake.streams import Streams, decode
 from agentd.outcomes import State
 from agentd.sandbox import Call, Emulation
 from agentd.sandbox.faults import Decision
+from agentd.sections import Batch, Config, Destination, Intake, Secret
 from agentd.spool import journal
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Limits

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from agentd import config as configuration
-from agentd.config import Config, Destination, Secret, find, load, masked
+from agentd.config import find, load, masked
 from agentd.errors import ConfigError
+from agentd.sections import Config, Destination, Secret
 from agentd.variables import KEY_VARIABLES
 
 ROOT = Path(__file__).parents[2]

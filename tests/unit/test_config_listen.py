@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from agentd.cli.check import examine
-from agentd.config import Config, Destination, Listen, Loaded, PeerRule, Secret, Security, TokenRule, load
+from agentd.config import load
 from agentd.config_checks import http_address, read_tokens
 from agentd.daemon import Daemon
 from agentd.errors import ConfigError
+from agentd.sections import Config, Destination, Listen, Loaded, PeerRule, Secret, Security, TokenRule
 
 UID = 1234
 TOKEN = '[[security.tokens]]\ntoken = { env = "T" }\n'

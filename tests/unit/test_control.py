@@ -10,12 +10,12 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from agentd.config import Config, Destination, Listen, Loaded, Security
 from agentd.control import DaemonControl
 from agentd.intake import Grant, Peer
 from agentd.outcomes import Cause
 from agentd.queued import Death, Entry, Ref, Source
 from agentd.records import LossClass
+from agentd.sections import Config, Destination, Listen, Loaded, Security
 from agentd.spool import letters
 from agentd.spool.letters import letter_of
 from agentd.spool.store import Put, key_of

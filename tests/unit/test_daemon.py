@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from agentd.config import Config, Destination, Loaded, Secret
 from agentd.daemon import Daemon
+from agentd.sections import Config, Destination, Loaded, Secret
 
 
 @pytest.fixture

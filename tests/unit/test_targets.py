@@ -7,9 +7,9 @@ import logging
 import msgspec
 import pytest
 
-from agentd.config import Config, Destination, Secret
 from agentd.errors import ConfigError, RecordError
 from agentd.intake.routing import Table
+from agentd.sections import Config, Destination, Secret
 from agentd.targets import Target, targets_of
 
 ENV = {"KEY": "very-secret", "SIGN": "hush"}

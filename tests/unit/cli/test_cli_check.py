@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from agentd.cli import main
 from agentd.cli.check import examine
-from agentd.config import Config, Destination, Duration, Listen, Loaded, Runs, Secret, Shutdown, SpoolConfig
 from agentd.errors import ConfigError
+from agentd.sections import Config, Destination, Duration, Listen, Loaded, Runs, Secret, Shutdown, SpoolConfig
 
 UID = os.getuid()
 

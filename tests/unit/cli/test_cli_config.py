@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from agentd import config
 from agentd.cli import main
 from agentd.cli.config import as_toml, toml_value
-from agentd.config import Duration, Secret, Size
+from agentd.sections import Duration, Secret, Size
 
 FULL = """
 [listen]

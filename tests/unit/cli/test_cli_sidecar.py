@@ -16,8 +16,8 @@ from agentd.cli.dev import emulated
 from agentd.cli.sandbox import AGENT_ID
 from agentd.cli.sidecar import TOKEN_VARIABLE, Outcome, last_line, settings, status
 from agentd.cli.sidecar_state import choose, foreign, purpose, settle, waiting
-from agentd.config import Config, Destination, Listen, Secret, Security, TokenRule
 from agentd.config import load as load_configuration
+from agentd.sections import Config, Destination, Listen, Secret, Security, TokenRule
 
 URL = "http://127.0.0.1:5000"
 

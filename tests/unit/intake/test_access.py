@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from agentd.config import PeerRule, Secret, Security, TokenRule
 from agentd.errors import Forbidden
 from agentd.intake import NO_TOKEN, Grant, Peer
 from agentd.intake import access as module
 from agentd.intake.access import Access
+from agentd.sections import PeerRule, Secret, Security, TokenRule
 
 SECRET = Secret(env="T")
 BILLING, SUPPORT = "b" * 32, "s" * 32

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from agentd.config import Listen
 from agentd.errors import AlreadyRunning, ConfigError, StateError
 from agentd.intake import listen
 from agentd.intake.listen import ACCEPT_BURST, ACCEPT_PAUSE_S, Acceptor, UnixListener, check_private, peer_of
+from agentd.sections import Listen
 
 
 @pytest.fixture
