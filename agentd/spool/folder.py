@@ -154,7 +154,7 @@ class Folder:
         with contextlib.suppress(FileNotFoundError):
             if ballast.lstat().st_size == BALLAST_BYTES:
                 return True
-        if self.free_bytes() < FLOOR_BYTES + 2 * BALLAST_BYTES:
+        if self.free_bytes() < FLOOR_BYTES + BALLAST_BYTES:
             return False
         ballast.unlink(missing_ok=True)
         try:

@@ -168,7 +168,7 @@ def test_a_full_disk_refuses_and_recovers(world, disk, leave):
                 refused = client.deliver(ledger, ledger.events_of("r", count, level="warn", size=size))
             assert set(refused.values()) == {FULL}
             wait_for(lambda: daemon.status()["spool"]["full"], 10, daemon.status)
-        assert client.deliver(ledger, [ledger.end("r", output="x" * 1000)]) == {0: FULL}
+        assert client.deliver(ledger, [ledger.end("r", output="x" * 2000)]) == {0: FULL}
         daemon.balanced()
         world.platform.up()
         delivered = daemon.drained()["delivered"]

@@ -97,9 +97,9 @@ def test_the_ballast_is_given_back_once_and_taken_again(folder, monkeypatch):
     folder.open()
     assert folder.release_ballast()
     assert not folder.release_ballast()
-    monkeypatch.setattr(Folder, "free_bytes", lambda _: FLOOR_BYTES + 2 * BALLAST_BYTES - 1)
+    monkeypatch.setattr(Folder, "free_bytes", lambda _: FLOOR_BYTES + BALLAST_BYTES - 1)
     assert not folder.refill_ballast()
-    monkeypatch.setattr(Folder, "free_bytes", lambda _: FLOOR_BYTES + 2 * BALLAST_BYTES)
+    monkeypatch.setattr(Folder, "free_bytes", lambda _: FLOOR_BYTES + BALLAST_BYTES)
     assert folder.refill_ballast()
     assert folder.refill_ballast()
 
