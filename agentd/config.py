@@ -18,18 +18,19 @@ from msgspec import Struct
 
 from agentd.config_checks import check_values, nearest
 from agentd.config_faults import explain_fault
-from agentd.errors import ConfigError, UsageError
+from agentd.errors import ConfigError, StateError, UsageError
+from agentd.ownership import read_checked
 from agentd.paths import socket_path, state_directory
 from agentd.records import KINDS
-from agentd.sections import Batch, Config, Destination, Duration, Loaded, PeerRule, Size, TokenRule
-from agentd.units import parse_duration, parse_size
+from agentd.sections import Batch, Config, Destination, Duration, Loaded, PeerRule, Rate, Size, TokenRule
+from agentd.units import parse_duration, parse_rate, parse_size
 from agentd.variables import destinations_of, overlay
 
 SECTIONS: tuple[str, ...] = tuple(Config.__struct_fields__)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RESERVED = frozenset({"v1", "healthz", "readyz", "metrics"})
 _ARRAYS: dict[str, dict[str, type[Struct]]] = {"security": {"peers": PeerRule, "tokens": TokenRule}}
-_SECRET_KEYS = frozenset({"api_key", "signing_secret", "token", "key"})
+_SECRET_KEYS = frozenset({"api_key", "signing_secret", "client_key", "token", "key"})
 
 
 def find(env: Mapping[str, str], cwd: Path = Path()) -> Path | None:
@@ -52,9 +53,10 @@ def load(
     Without a file, and without a destination in the environment, the platforms' own variables make the destinations.
     `kinds_of` knows which kinds a platform takes; without it each is held to take all of them.
     """
+    named = path is not None or bool(env.get("AGENTD_CONFIG"))
     path = path or find(env)
     where = str(path) if path else "environment"
-    table = _read(path) if path else {}
+    table = _read(path, named=named) if path else {}
     overlay(table, env)
     if "destinations" not in table:
         table["destinations"] = destinations_of(env)
@@ -69,12 +71,13 @@ def load(
     return Loaded(config, str(path) if path else None)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, *, named: bool) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(read_checked(path, os.geteuid(), named=named).decode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
+    except StateError as error:
+        raise ConfigError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, and numbers of 5,000 digits
         raise ConfigError(f"{path}: not TOML: {error}") from error
 
@@ -139,6 +142,8 @@ def _dec_hook(kind: type, value: Any) -> Any:
             return Duration(parse_duration(value))
         if kind is Size:
             return Size(parse_size(value))
+        if kind is Rate:
+            return Rate(parse_rate(value))
     except UsageError as error:
         raise ValueError(str(error)) from None
     raise NotImplementedError(kind)
@@ -157,4 +162,4 @@ def masked(config: Config) -> dict[str, Any]:
 
 
 def _enc_hook(value: Any) -> Any:
-    return float(value) if isinstance(value, Duration) else int(value)
+    return float(value) if isinstance(value, Duration | Rate) else int(value)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from agentd import globs
+from agentd.config_outbound_checks import check_outbound
 from agentd.errors import ConfigError
 from agentd.records import KINDS
+from agentd.redact.build import check_redact
 from agentd.wire import MAX_FRAME_BYTES
 
 if TYPE_CHECKING:  # config loads this module
@@ -81,9 +83,11 @@ def check_values(config: Config, where: str, kinds_of: Callable[[str], Iterable[
     _check_sections(config, where)
     for name, destination in config.destinations.items():
         _check_destination(name, destination, where)
+    check_outbound(config, where)
     _check_overlap(config, where, kinds_of)
     _check_security(config, where)
     _check_listener(config, where)
+    check_redact(config.redact, where)
 
 
 def _check_security(config: Config, where: str) -> None:

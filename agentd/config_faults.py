@@ -60,7 +60,8 @@ def _converts(value: Any, hint: Any, dec_hook: Hook) -> bool:
 
 def _inner(hint: Any, name: str | int) -> Any:
     """The type of what stands under this name."""
-    hint = next(iter(_parts(hint)))
+    parts = list(_parts(hint))
+    hint = next((part for part in parts if not isinstance(part, type) or issubclass(part, msgspec.Struct)), parts[0])
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return typing.get_type_hints(hint)[str(name)]
     return typing.get_args(hint)[-1]  # of a table its values, of an array its elements

@@ -1,7 +1,8 @@
 """Crash points: places at which a daemon under test kills itself, so that a test can stop it between any two steps.
 
-`AGENTD_CRASH_AT=commit.written` kills the process with SIGKILL when it gets there, `commit.written:3` at the third time. Without
-the variable, which is read once at the start, a point costs a comparison. There is no other way to arm one.
+`AGENTD_CRASH_AT=commit.written` kills the process with SIGKILL when it gets there, `commit.written:3` at the third time.
+`AGENTD_HANG_AT` has the thread that gets there do nothing ever after. Without the variables, which are read once at the start, a
+point costs a comparison. There is no other way to arm one.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import Mapping
 from enum import Enum
 
 from agentd.errors import ConfigError
 
 VARIABLE = "AGENTD_CRASH_AT"
+HANG_VARIABLE = "AGENTD_HANG_AT"
 log = logging.getLogger("agentd")
+
+_HANG_S = 3600.0
 
 
 class Point(Enum):
@@ -80,31 +85,34 @@ class _Armed:
     def __init__(self) -> None:
         self.point: Point | None = None
         self.left = 0
+        self.hangs = False
 
-    def arm(self, wanted: str) -> None:
+    def arm(self, wanted: str, variable: str = VARIABLE) -> None:
         name, _, times = wanted.partition(":")
         point = next((point for point in Point if point.label == name), None)
         if point is None or not (times.isdecimal() or not times) or times == "0":
             raise ConfigError(
-                f"{VARIABLE}: {wanted!r}: expected a point ({', '.join(p.label for p in Point)}) or POINT:N"
+                f"{variable}: {wanted!r}: expected a point ({', '.join(p.label for p in Point)}) or POINT:N"
             )
-        self.point, self.left = point, int(times or 1)
+        self.point, self.left, self.hangs = point, int(times or 1), variable == HANG_VARIABLE
 
 
 _armed = _Armed()
 
 
 def arm(env: Mapping[str, str]) -> None:
-    """Read the variable, at the daemon's start. Raises ConfigError for one that names no point."""
-    wanted = env.get(VARIABLE)
-    if wanted:
-        _armed.arm(wanted)
-        log.warning("%s=%s: this daemon will kill itself there", VARIABLE, wanted, extra={"action": "crash_armed"})
+    """Read the variables, at the daemon's start. Raises ConfigError for one that names no point."""
+    for variable, does in ((VARIABLE, "kill itself"), (HANG_VARIABLE, "hang")):
+        if wanted := env.get(variable):
+            _armed.arm(wanted, variable)
+            log.warning("%s=%s: this daemon will %s there", variable, wanted, does, extra={"action": "crash_armed"})
 
 
 def reached(point: Point) -> None:
     """Die here, if this is the point."""
     if _armed.point is point:
         _armed.left -= 1
+        while _armed.left == 0 and _armed.hangs:
+            time.sleep(_HANG_S)
         if _armed.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -13,46 +13,50 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from agentd import __version__, crashpoints
+from agentd import __version__, crashpoints, logs
 from agentd.ageing import Clocks
 from agentd.compat.build import build_gateway
+from agentd.compat.gateway import Gateway
 from agentd.config_checks import read_tokens
 from agentd.control import DaemonControl
 from agentd.control.letters import LetterControl
+from agentd.control.service import Service
 from agentd.crashpoints import Point, reached
-from agentd.delivery.courier import Courier
+from agentd.errors import AgentdError
+from agentd.fleet import Fleet
 from agentd.gate.build import build_keeper
 from agentd.gate.keeper import Keeper
-from agentd.http import Http, Way
+from agentd.http import Http
 from agentd.identity import Uuid7
-from agentd.intake import streams
+from agentd.intake import routes, streams
 from agentd.intake.access import Access
 from agentd.intake.admit import Admission
-from agentd.intake.admit import Limits as AdmitLimits
 from agentd.intake.dedupe import Window
 from agentd.intake.gates import add_gates
 from agentd.intake.letters import add_letters
 from agentd.intake.queues import add_queues
 from agentd.intake.reaper import Reaper
 from agentd.intake.records import add_records
-from agentd.intake.routes import build_app
-from agentd.intake.routing import Table as RoutingTable
+from agentd.intake.reload import add_reload
 from agentd.intake.server import Server
 from agentd.intake.sink import SpoolSink
 from agentd.intake.streams import Streams
-from agentd.logs import set_up
+from agentd.redact.build import build_redactor
+from agentd.quotas import Quotas
+from agentd.reloading import Fresh, Parts, Reloader, admit_limits, table_of, told, trusted_uids
 from agentd.sections import Loaded
+from agentd.signals import signals_to
 from agentd.spool.dead import DeadLetters
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Limits
 from agentd.spool.notices import Notices
-from agentd.spool.outbox import SpoolOutbox
 from agentd.spool.recovery import open_spool
 from agentd.spool.shelf import SpoolShelf
 from agentd.spool.spool import Spool
@@ -72,11 +76,16 @@ _LAST_WORD_S = 0.5
 _LAST_ANSWERS_S = 5.0  # for messages that are under way when the daemon is told to stop
 
 
-def serve(loaded: Loaded, env: Mapping[str, str] = os.environ) -> int:
-    """Run the daemon until a signal. Returns the exit status. Raises ConfigError, StateError."""
-    set_up(loaded.config.log.level, loaded.config.log.format)
+def serve(
+    loaded: Loaded,
+    env: Mapping[str, str] = os.environ,
+    reread: Callable[[], Loaded] | None = None,
+    service: Service | None = None,
+) -> int:
+    """Run the daemon until a signal; `reread` is what a reload does. Returns the exit status. Raises ConfigError, StateError."""
+    logs.set_up(loaded.config.log.level, loaded.config.log.format)
     os.umask(0o077)
-    return asyncio.run(Daemon(loaded, env).run())
+    return asyncio.run(Daemon(loaded, env, reread, service=service).run())
 
 
 class Left(NamedTuple):
@@ -89,8 +98,18 @@ class Left(NamedTuple):
 class Daemon:
     """One run of the daemon. `ready` is set once it takes records; `left` says after the end what stays on disk, by destination."""
 
-    def __init__(self, loaded: Loaded, env: Mapping[str, str], *, beside: bool = False) -> None:
-        """`beside` a command, in its supervisor's process.
+    def __init__(
+        self,
+        loaded: Loaded,
+        env: Mapping[str, str],
+        reread: Callable[[], Loaded] | None = None,
+        *,
+        service: Service | None = None,
+        beside: bool = False,
+    ) -> None:
+        """`reread` reads the configuration as it was read for `loaded`; without it there is no reloading.
+
+        `beside` a command, in its supervisor's process.
 
         SIGTERM and SIGINT are left to the caller, who ends it by `stop`; and since the command runs under our own uid, being of
         that uid is no reason to let anybody decide what agents may do.
@@ -100,12 +119,19 @@ class Daemon:
         self.ready = asyncio.Event()
         self.left: dict[str, Left] = {}
         self.dead_letters = 0  # known at the end
+        self._env = env
+        self._reread = reread
+        self._reloader: Reloader | None = None
+        self._hung_up = False
         self._beside = beside
+        self._service = service or Service()
         self.config = loaded.config
         self.targets = targets_of(self.config, env)
-        self.access = Access(self.config.security, read_tokens(self.config, env))
+        self._tokens = read_tokens(self.config, env)
+        self.access = Access(self.config.security, self._tokens)
+        self._redactor = build_redactor(self.config.redact, env)
+        logs.hide_with(self._redactor.text)
         self.http_url = ""  # where `listen.http` is, with its real port; empty without it, and until `ready`
-        self._trusted = {0, os.geteuid(), *self.config.security.admin_uids}
         self._clocks = Clocks()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -113,82 +139,116 @@ class Daemon:
 
     async def run(self) -> int:
         """From start to end. Returns the exit status: 1 if a part of the daemon died, 0 otherwise."""
-        with contextlib.nullcontext() if self._beside else signals_to(self.stop, ends=True):
-            async with contextlib.AsyncExitStack() as stack:
-                spool = await self._open_spool()
-                stack.push_async_callback(spool.close)
-                self._name_removed(spool)
-                self._watch(spool.start())
-                http = await stack.enter_async_context(Http())
-                ways = {
-                    name: Way(http, target.base_url, float(target.destination.timeout))
-                    for name, target in self.targets.items()
-                }
-                letters = DeadLetters(spool)
-                notices = self._notices(spool)
-                couriers = self._couriers(spool, ways, letters, notices)
-                sink, reaper = await self._sink(spool, letters, notices)
-                stack.push_async_callback(sink.close)
-                stack.callback(reaper.close)
-                keeper = build_keeper(
-                    self.targets, self.config, ways=ways, spool=spool, sink=sink, trusted_uids=self._trusted,
-                    clocks=self._clocks,
-                )  # fmt: skip
-                stack.push_async_callback(keeper.close)
-                await keeper.start()
-                server: list[Server] = []
-                control = DaemonControl(
-                    self.loaded,
-                    spool,
-                    sink,
-                    couriers,
-                    lambda: server[0].connections if server else 0,
-                    lambda: self.http_url or None,
-                    keeper,
-                    clocks=self._clocks,
-                    decides=not self._beside,
-                )
-                for name, courier in couriers.items():
-                    courier.observe(control.observer(name))
-                stack.callback(control.queues.close)
-                server.append(self._server(control, spool, sink, keeper, http, letters))
-                await server[0].start()
-                stack.push_async_callback(server[0].aclose)
-                self.http_url = server[0].http_url or ""
-                await stack.enter_async_context(self._running(control, couriers, spool, sink, keeper, reaper, notices))
+        others = {signal.SIGHUP: self._hang_up, signal.SIGUSR1: logs.toggle_debug}
+        with contextlib.nullcontext() if self._beside else signals_to(self.stop, others, ends=True):
+            async with self._service as service, contextlib.AsyncExitStack() as stack:
+                parts, server = await self._build(stack)
+                await server.start(service.sockets)
+                stack.push_async_callback(server.aclose)
+                self.http_url = server.http_url or ""
+                await stack.enter_async_context(self._running(parts))
+                self._begin_to_reload(parts)
                 reached(Point.RECOVERY_STARTED)
                 places = " and ".join(filter(None, (self.config.listen.socket, self.http_url)))
                 log.info("agentd %s takes records at %s", __version__, places, extra={"action": "started"})
                 self.ready.set()
+                service.ready(parts.spool, parts.fleet.couriers)
                 await self._stop.wait()
-                control.draining = True
+                service.stopping()
+                parts.control.draining = True
                 log.info("stopping", extra={"action": "stopping"})
                 reached(Point.SHUTDOWN_BEGUN)
-                await self._drain(spool, couriers, server[0], keeper, reaper)
+                await self._drain(parts, server)
         reached(Point.SHUTDOWN_CLOSED)
         log.info("stopped", extra={"action": "stopped"})
+        logs.flush()
         return int(self._failed)
 
-    def _server(
-        self, control: DaemonControl, spool: Spool, sink: SpoolSink, keeper: Keeper, http: Http, letters: DeadLetters
-    ) -> Server:
-        """Everything that the daemon answers over HTTP, behind its sockets."""
-        app = build_app(sink, control, self.config, self.access)
+    async def _build(self, stack: contextlib.AsyncExitStack) -> tuple[Parts, Server]:
+        """All parts, joined; the socket and the couriers are still to be started."""
+        spool = await self._open_spool()
+        stack.push_async_callback(spool.close)
+        self._name_removed(spool)
+        self._watch(spool.start())
+        http = await stack.enter_async_context(Http())
+        letters = DeadLetters(spool)
+        notices = Notices(spool, told(self.targets), Uuid7(), self._clocks.now_us)
+        fleet = Fleet(spool, http, letters, notices, self._clocks, self._watch)
+        fleet.open(self.targets)
+        file = Path(self.config.spool.directory) / "quota.json"
+        quotas = await stack.enter_async_context(Quotas(fleet.targets, file, self._clocks.now_us))
+        http.listen(quotas.heard)
+        sink, reaper = await self._sink(spool, letters, notices)
+        stack.push_async_callback(sink.close)
+        stack.callback(reaper.close)
+        keeper = build_keeper(
+            fleet.targets, self.config, ways=fleet.ways, spool=spool, sink=sink, clocks=self._clocks,
+            trusted_uids=trusted_uids(self.config), redactor=self._redactor,
+        )  # fmt: skip
+        stack.push_async_callback(keeper.close)
+        await keeper.start()
+        server: list[Server] = []
+        control = DaemonControl(
+            self.loaded,
+            spool,
+            sink,
+            fleet.couriers,
+            lambda: server[0].connections if server else 0,
+            lambda: self.http_url or None,
+            keeper,
+            clocks=self._clocks,
+            decides=not self._beside,
+            quota=quotas.document,
+        )
+        fleet.observer = control.observer
+        stack.callback(control.queues.close)
+        gateway = build_gateway(
+            fleet.targets, self.config, spool=spool, sink=sink, keeper=keeper, http=http,
+            is_admin=control.may_decide, clocks=self._clocks,
+        )  # fmt: skip
+        app = self._app(control, sink, keeper, letters, gateway)
+        server.append(Server(self.config, sink, app))
+        lists = partial(routes.follow, app)
+        parts = Parts(spool, sink, fleet, reaper, notices, keeper, gateway, self.access, lists, control)
+        return parts, server[0]
+
+    def _app(
+        self, control: DaemonControl, sink: SpoolSink, keeper: Keeper, letters: DeadLetters, gateway: Gateway
+    ) -> routes.Application:
+        """Everything that the daemon answers over HTTP."""
+        app = routes.build_app(sink, control, self.config, self.access)
         add_gates(app, keeper, sink, control, self.config)
-        add_letters(app, LetterControl(letters, self._clocks.now_us), control)
+        add_letters(app, LetterControl(letters, control.queues.read, self._clocks.now_us), control)
         add_queues(app, control.queues, control)
         add_records(app, control.records, control)
-        build_gateway(
-            self.targets,
-            self.config,
-            spool=spool,
-            sink=sink,
-            keeper=keeper,
-            http=http,
-            is_admin=control.may_decide,
-            clocks=self._clocks,
-        ).add_to(app)
-        return Server(self.config, sink, app)
+        add_reload(app, self.reload, control)
+        gateway.add_to(app)
+        return app
+
+    # -- another configuration ---------------------------------------------------------------------------------------
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the configuration again. Returns what changed. Raises ConfigError where nothing did; AgentdError when stopping."""
+        if self._reloader is None:
+            raise AgentdError("agentd does not take records yet, or is beside a command and is not reloaded")
+        return await self._reloader.reload()
+
+    def _hang_up(self) -> None:
+        """SIGHUP; one that comes during the start counts once that is over, since the file may be another by then."""
+        self._hung_up = True
+        if self._reloader is not None:
+            self._reloader.request()
+
+    def _begin_to_reload(self, parts: Parts) -> None:
+        if self._reread is None:
+            return
+        fresh = Fresh(self.loaded, self.targets, self._tokens, self._redactor)
+        self._reloader = Reloader(parts, fresh, self._reread, self._env, self._follow, self._service.reloading)
+        if self._hung_up:
+            self._reloader.request()
+
+    def _follow(self, loaded: Loaded) -> None:
+        self.loaded, self.config = loaded, loaded.config
 
     def _watch(self, task: asyncio.Task[None]) -> None:
         """If a part dies the daemon ends, with a status that has the service manager start it again: half of it is no daemon."""
@@ -202,28 +262,17 @@ class Daemon:
             self._stop.set()
 
     @contextlib.asynccontextmanager
-    async def _running(
-        self,
-        control: DaemonControl,
-        couriers: dict[str, Courier],
-        spool: Spool,
-        sink: SpoolSink,
-        keeper: Keeper,
-        reaper: Reaper,
-        notices: Notices,
-    ) -> AsyncIterator[None]:
+    async def _running(self, parts: Parts) -> AsyncIterator[None]:
         """The couriers and the housekeeping, until the block ends."""
-        tasks = [asyncio.create_task(courier.run(), name=f"courier {name}") for name, courier in couriers.items()]
-        keeping = self._housekeeping(control, spool, sink, keeper, reaper, notices)
-        tasks.append(asyncio.create_task(keeping, name="housekeeping"))
-        for task in tasks:
-            self._watch(task)
+        keeping = self._housekeeping(parts.control, parts.spool, parts.sink, parts.keeper, parts.reaper, parts.notices)
+        task = asyncio.create_task(keeping, name="housekeeping")
+        self._watch(task)
+        parts.fleet.start()
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            task.cancel()
+            await asyncio.gather(task, parts.fleet.close(), return_exceptions=True)
 
     def stop(self) -> None:
         """End in order; told a second time, without waiting for what can still be delivered."""
@@ -249,6 +298,7 @@ class Daemon:
             identities={name: target.identity for name, target in self.targets.items()},
             journal=Journal(int(config.journal.retention * 1e6), int(config.journal.max_bytes)),
             now_us=self._clocks.now_us,
+            pace=self._service.pace,
         )
 
     def _name_removed(self, spool: Spool) -> None:
@@ -260,26 +310,9 @@ class Daemon:
                     queue.live, name, extra={"action": "removed", "destination": name},
                 )  # fmt: skip
 
-    def _notices(self, spool: Spool) -> Notices:
-        telling = [name for name, target in self.targets.items() if "event" in target.kinds]
-        return Notices(spool, telling, Uuid7(), self._clocks.now_us)
-
-    def _couriers(
-        self, spool: Spool, ways: Mapping[str, Way], letters: DeadLetters, notices: Notices
-    ) -> dict[str, Courier]:
-        couriers = {}
-        for name, target in self.targets.items():
-            courier = Courier(
-                target.settings(), target.platform, SpoolOutbox(spool, name, notices), ways[name],
-                now_us=self._clocks.now_us, age_us=self._clocks.age_us,
-            )  # fmt: skip
-            spool.listen(name, courier.touch)
-            letters.listen(courier.letters_left)
-            couriers[name] = courier
-        return couriers
-
     async def _sink(self, spool: Spool, letters: DeadLetters, notices: Notices) -> tuple[SpoolSink, Reaper]:
         config = self.config
+        spool.ledger.senders.update(rule.uid for rule in config.security.peers)
         shelf = SpoolShelf(spool, letters)
         window = Window(config.intake.dedupe_window)
         for _, value in await shelf.stored_ids():
@@ -294,16 +327,17 @@ class Daemon:
                     "a stream's outcomes are damaged: its client's repeats may be stored twice",
                     extra={"action": "quarantine"},
                 )
-        table = RoutingTable(target.route() for target in self.targets.values())
+        table = table_of(self.targets)
         admission = Admission(
             table,
             shelf,
             window,
-            AdmitLimits(int(config.intake.max_record_bytes), config.intake.max_depth),
+            admit_limits(config),
             Uuid7(),
-            self._trusted,
+            trusted_uids(config),
             grants=self.access.grant,
             notices=notices,
+            redactor=self._redactor,
         )
         reaper = Reaper(shelf, table, float(config.runs.orphan_grace), config.intake.max_connections)
         sink = SpoolSink(
@@ -329,48 +363,48 @@ class Daemon:
         reaper: Reaper,
         notices: Notices,
     ) -> None:
-        keep_us = int(self.config.runs.keep * 1e6)
         ticks = 0
         while True:
             await asyncio.sleep(_TICK_S)
             ticks += 1
+            keep_us = int(self.config.runs.keep * 1e6)
             age_us = self._clocks.ages() if ticks > _SETTLED_TICKS else lambda _at_us: 0
             spool.tick(age_us, keep_us)
             notices.tick(age_us, keep_us)
             keeper.tick()
             reaper.tick()
             control.queues.tick()
+            logs.tick()
             if ticks % _VACUUM_EVERY_TICKS == 0:
                 spool.drop_rows(Table.STREAM, sink.prune(_older_than(_STREAM_KEEP_US, age_us)))
                 while await spool.vacuum():
                     await asyncio.sleep(0)
 
-    async def _drain(
-        self, spool: Spool, couriers: dict[str, Courier], server: Server, keeper: Keeper, reaper: Reaper
-    ) -> None:
+    async def _drain(self, parts: Parts, server: Server) -> None:
         """Take nothing more, answer gates and send what is queued, due or not, within `drain_timeout` and while things move."""
+        spool, fleet, keeper, reaper = parts.spool, parts.fleet, parts.keeper, parts.reaper
+        if self._reloader is not None:
+            await self._reloader.close()
         reaper.stop()
         drain_s = float(self.config.shutdown.drain_timeout)
         deadline = time.monotonic() + drain_s
-        for courier in couriers.values():
-            courier.flush()
+        fleet.flush()
         keeper.drain()
         gates = asyncio.create_task(self._answer_gates(keeper, deadline), name="last gates")
         last_s = max(_LAST_WORD_S, min(_LAST_ANSWERS_S, drain_s))
         await self._close(server, gates, last_s + (drain_s if keeper.under_way else 0.0))
         if self._beside:  # nobody comes after the command: what it has left open is not kept for a later start
             reaper.end_all()
-        for courier in couriers.values():
-            courier.flush()  # what the last messages and gates brought
+        fleet.flush()  # what the last messages and gates brought
         while time.monotonic() < deadline and not self._hurry.is_set():
-            if not any(spool.queues[name].live and courier.moving(deadline) for name, courier in couriers.items()):
+            if not fleet.is_moving(deadline):
                 break
             await asyncio.sleep(_POLL_S)
         reached(Point.SHUTDOWN_DRAINED)
         self.dead_letters = spool.dead_count
         for name, queue in spool.queues.items():
             if queue.live:
-                reason = couriers[name].status()[1] if name in couriers else "not in the configuration"
+                reason = fleet.couriers[name].status()[1] if name in fleet.couriers else "not in the configuration"
                 self.left[name] = Left(queue.live, reason or "no time was left")
         if self.left:
             rest = ", ".join(f"{left.records} for {name}" for name, left in self.left.items())
@@ -397,21 +431,3 @@ class Daemon:
 
 def _older_than(limit_us: int, age_us: Callable[[int], int]) -> Callable[[int], bool]:
     return lambda at_us: age_us(at_us) > limit_us
-
-
-@contextlib.contextmanager
-def signals_to(handler: Callable[[], None], *, ends: bool = False) -> Iterator[None]:
-    """SIGTERM and SIGINT call `handler`; afterwards they do what they did before.
-
-    If the process `ends` then, they do nothing: one that comes late, while Python tidies up, is no reason to exit with its number.
-    """
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, handler)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-            if ends:
-                signal.signal(number, signal.SIG_IGN)

@@ -68,6 +68,7 @@ class Lost(Struct, frozen=True):
 
     reason: str
     sent: bool
+    late: bool = False  # the connection stood, and its time was over: whoever is there has too much to do
 
 
 def told_at(answer: Response | Lost, now_s: float) -> float:
@@ -82,6 +83,11 @@ def told_at(answer: Response | Lost, now_s: float) -> float:
         return (said if said.tzinfo else said.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return now_s
+
+
+def is_overload(answer: Response | Lost) -> bool:
+    """Whether the platform has too much to do: it says so (429, RFC 6585 §4; 503, RFC 9110 §15.6.4), or nothing in time."""
+    return answer.late if isinstance(answer, Lost) else answer.status in {429, 503}
 
 
 class Attempt(Struct, frozen=True):
@@ -161,6 +167,26 @@ class Platform(Protocol):
 
     def classify(self, call: Call, items: Sequence[Item], answer: Response | Lost, attempt: Attempt) -> Verdict:
         """What the answer means."""
+        ...
+
+
+class Usage(Struct, frozen=True):
+    """What one answer says of a cap that its platform has on what is sent."""
+
+    spent: int = 0  # of the cap, by this request
+    passed: bool = False  # a call that the cap is for went through: it is not reached, or not any more
+    left: int | None = None  # where the answer says so
+    reached: bool = False
+    resets_in_s: float | None = None  # where it is reached and the answer says until when
+
+
+class Metered(Protocol):
+    """An adapter whose platform tells something of a cap."""
+
+    cap: str  # what it is called, for people: "decide.fyi's monthly cap"
+
+    def usage(self, request: Request, answer: Response, now_s: float) -> Usage:
+        """What this answer says of it; `now_s` is Unix time by the platform's clock."""
         ...
 
 

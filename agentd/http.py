@@ -1,7 +1,12 @@
-"""The one way out: an aiohttp session per daemon, told to do nothing on its own.
+"""The one way out: aiohttp's client, told to do nothing on its own.
 
-No redirects (a 301 would turn a POST into a GET and report success: silent loss), no retries, no cookies, a bounded read of
-each answer, the key taken out of what comes back, and every failure of the network as `Lost` with the one fact that matters: was anything sent?
+No redirects (a 301 would turn a POST into a GET and report success: silent loss), no retries, no cookies, no look at the
+environment, a bounded read of each answer, the key taken out of what comes back, and every failure of the network as `Lost` with
+the one fact that matters: was anything sent? Until the first byte of the request itself is written nothing was, whatever a proxy or
+TLS made of the connection.
+
+Connections are kept for the next request and live for minutes at most: then a platform that has moved is found at its new address,
+and certificates are read anew.
 """
 
 from __future__ import annotations
@@ -9,105 +14,215 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import logging
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from types import TracebackType
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import SimpleNamespace, TracebackType
 from typing import Self
 
 import aiohttp
 from yarl import URL
 
 from agentd import __version__
-from agentd.errors import AgentdError
+from agentd.errors import AgentdError, ConfigError
 from agentd.exchange import ANSWER_BYTES, Lost, Request, Response
+from agentd.reach import Reach
+from agentd.trust import Trust, describe, refuses_ours, tls_error
 from agentd.withheld import Withheld
 
-_CONNECT_S = 5.0
-# of the whole time: where it is short, what hangs in connecting ends as "no connection", and not as an answer that was lost
-_CONNECT_SHARE = 0.9
+log = logging.getLogger("agentd.http")
+
 _WHOLE = 2**20  # bytes of a body that goes out in one write; aiohttp warns of a larger one
 _KEEPALIVE_S = 10.0  # below the 15 s and more of common servers: an idle connection is ours to close, not theirs
+_DNS_S = 60  # an address is asked for again, and at once when nobody is there any more
+_RENEW_S = 300.0  # no connection is used for longer
 # What every request carries beside its platform's own headers
 HEADERS = {"user-agent": f"agentd/{__version__}", "content-type": "application/json", "accept": "application/json"}
 
 _UNSENT = (aiohttp.ClientConnectorError, aiohttp.ServerFingerprintMismatch, aiohttp.ConnectionTimeoutError)
 _FAILED = (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError)
+_REASON_CHARS = 200
+
+Heard = Callable[[str, Request, Response | Lost], None]
 
 
-class Http:
-    """The session; one for all destinations, opened on the event loop."""
+class _Progress:
+    """Whether a request itself, and not only the way to its platform, has begun to go out."""
+
+    __slots__ = ("begun",)
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+        self.begun = False
 
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=60),
+
+async def _note_begun(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.begun = True
+
+
+class _Pool:
+    """A session, and the certificates that its connections were made with."""
+
+    def __init__(self, now: float) -> None:
+        tracing = aiohttp.TraceConfig()
+        tracing.on_request_headers_sent.append(_note_begun)
+        self.connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=_DNS_S)
+        self.session = aiohttp.ClientSession(
+            connector=self.connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=HEADERS,
             auto_decompress=True,
+            trace_configs=[tracing],
         )
+        self.contexts: dict[Trust, ssl.SSLContext] = {}
+        self.born = now
+        self.users = 0
+
+    async def close(self) -> None:
+        await self.session.close()
+
+
+class Http:
+    """The sessions, of which one is in use; one for all destinations, opened on the event loop."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._pool: _Pool | None = None
+        self._retired: set[_Pool] = set()
+        self._heard: Heard = lambda _name, _request, _answer: None
+
+    def listen(self, heard: Heard) -> None:
+        """`heard(destination, request, answer)` hears every answer; of those that others read, all but their bodies."""
+        self._heard = heard
+
+    async def __aenter__(self) -> Self:
+        self._pool = _Pool(self._clock())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for pool in filter(None, (self._pool, *self._retired)):
+            await pool.close()
 
     async def post(
         self,
-        base_url: str,
+        reach: Reach,
         request: Request,
         headers: Mapping[str, str],
         timeout_s: float,
         limit: int = ANSWER_BYTES,
     ) -> Response | Lost:
         """Send and read at most `limit` bytes of the answer."""
-        connect_s = min(_CONNECT_S, timeout_s * _CONNECT_SHARE)
-        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=connect_s, sock_connect=connect_s)
-        withheld = Withheld(headers)
-        try:
-            async with self._request(base_url, request, headers, timeout) as answer:
-                body = withheld.data(await _read(answer, limit))
-                return Response(answer.status, _headers(answer, withheld), body)
-        except _UNSENT as error:
-            return Lost(withheld.text(_name(error)), sent=False)
-        except _FAILED as error:
-            return Lost(withheld.text(_name(error)), sent=True)
+        async with self._sent(reach, request, headers, timeout_s, streams=False) as opened:
+            answer = opened if isinstance(opened, Lost) else await opened.whole(limit)
+        self._heard(reach.name, request, answer)
+        return answer
 
     @contextlib.asynccontextmanager
     async def open(
-        self, base_url: str, request: Request, headers: Mapping[str, str], timeout_s: float, *, streams: bool = False
+        self, reach: Reach, request: Request, headers: Mapping[str, str], timeout_s: float, *, streams: bool = False
     ) -> AsyncIterator[Opened | Lost]:
         """Send, and leave the body to be read within the block. With `streams` the time limit is for each silence in it."""
+        async with self._sent(reach, request, headers, timeout_s, streams=streams) as opened:
+            answer = opened if isinstance(opened, Lost) else Response(opened.status, opened.headers, b"")
+            self._heard(reach.name, request, answer)
+            yield opened
+
+    @contextlib.asynccontextmanager
+    async def _sent(
+        self, reach: Reach, request: Request, headers: Mapping[str, str], timeout_s: float, *, streams: bool
+    ) -> AsyncIterator[Opened | Lost]:
         total, silence = (None, timeout_s) if streams else (timeout_s, None)
-        connect_s = min(_CONNECT_S, timeout_s * _CONNECT_SHARE)
+        connect_s = reach.connect_within(timeout_s)
         timeout = aiohttp.ClientTimeout(total=total, connect=connect_s, sock_connect=connect_s, sock_read=silence)
+        progress = _Progress()
         async with contextlib.AsyncExitStack() as stack:
             found: Opened | Lost
             withheld = Withheld(headers)
+            pool = await stack.enter_async_context(self._borrowed())
             try:
-                answer = await stack.enter_async_context(self._request(base_url, request, headers, timeout))
-                found = Opened(answer, withheld)
-            except _UNSENT as error:
-                found = Lost(withheld.text(_name(error)), sent=False)
+                sending = self._request(pool, reach, request, headers, timeout, progress)
+                found = Opened(await stack.enter_async_context(sending), withheld)
+            except ConfigError as error:  # a certificate's file that was right at the start
+                found = Lost(str(error), sent=False)
             except _FAILED as error:
-                found = Lost(withheld.text(_name(error)), sent=True)
+                found = _lost(error, reach, withheld, progress)
+                if isinstance(error, aiohttp.ClientConnectorError):
+                    pool.connector.clear_dns_cache(error.host, error.port or 0)  # it may have moved
             yield found
 
+    @contextlib.asynccontextmanager
+    async def _borrowed(self) -> AsyncIterator[_Pool]:
+        """The pool in use, which is not closed before it is given back."""
+        pool = self._current()
+        pool.users += 1
+        try:
+            yield pool
+        finally:
+            pool.users -= 1
+            for old in [one for one in self._retired if not one.users]:
+                self._retired.discard(old)
+                await old.close()
+
+    def _current(self) -> _Pool:
+        assert self._pool is not None, "used outside its context"  # noqa: S101
+        now = self._clock()
+        if now - self._pool.born >= _RENEW_S:
+            old, self._pool = self._pool, _Pool(now)
+            self._pool.contexts = _renewed(old.contexts)
+            self._retired.add(old)
+        return self._pool
+
     def _request(
-        self, base_url: str, request: Request, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
+        self,
+        pool: _Pool,
+        reach: Reach,
+        request: Request,
+        headers: Mapping[str, str],
+        timeout: aiohttp.ClientTimeout,
+        progress: _Progress,
     ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        assert self._session is not None, "used outside its context"  # noqa: S101
-        return self._session.request(
+        proxy = reach.proxy
+        return pool.session.request(
             request.method,
-            URL(str(URL(base_url)).rstrip("/") + request.path, encoded=True),  # a quoted path goes out as it is
+            URL(str(URL(reach.base_url)).rstrip("/") + request.path, encoded=True),  # a quoted path goes out as it is
             data=request.body if len(request.body) <= _WHOLE else io.BytesIO(request.body),
             headers={**headers, **request.headers},
             timeout=timeout,
             allow_redirects=False,
+            ssl=_verified(pool, reach.trust),
+            proxy=None if proxy is None else proxy.place,
+            proxy_headers=None if proxy is None else _to_proxy(proxy.credentials),
+            trace_request_ctx=progress,
         )
+
+
+def _verified(pool: _Pool, trust: Trust) -> ssl.SSLContext | bool:
+    """True is aiohttp's own context: the system's issuers, TLS 1.2 or newer (as Python makes them since 3.10)."""
+    if trust == Trust():
+        return True
+    if trust not in pool.contexts:
+        pool.contexts[trust] = trust.context()
+    return pool.contexts[trust]
+
+
+def _renewed(contexts: Mapping[Trust, ssl.SSLContext]) -> dict[Trust, ssl.SSLContext]:
+    """From the files as they are now; where one can't be read any more, as it was."""
+    found = {}
+    for trust, old in contexts.items():
+        try:
+            found[trust] = trust.context()
+        except ConfigError as error:
+            log.warning("%s; what was read before goes on", error, extra={"action": "certificate"})
+            found[trust] = old
+    return found
+
+
+def _to_proxy(credentials: str | None) -> dict[str, str]:
+    """What the proxy alone hears: with CONNECT, before the platform's TLS begins."""
+    said = {"user-agent": HEADERS["user-agent"]}
+    return said if credentials is None else said | {"proxy-authorization": credentials}
 
 
 class Opened:
@@ -118,6 +233,14 @@ class Opened:
         self._withheld = withheld
         self.status = answer.status
         self.headers = _headers(answer, withheld)
+
+    async def whole(self, limit: int) -> Response | Lost:
+        """The answer with at most `limit` bytes of its body."""
+        try:
+            body = self._withheld.data(await _read(self._answer, limit))
+        except _FAILED as error:
+            return Lost(self._withheld.text(_name(error)), sent=True, late=isinstance(error, TimeoutError))
+        return Response(self.status, self.headers, body)
 
     async def parts(self) -> AsyncIterator[bytes]:
         """The body as it comes, unpacked. Raises Broken when it does not come to its end."""
@@ -153,15 +276,61 @@ def _headers(answer: aiohttp.ClientResponse, withheld: Withheld) -> dict[str, st
     return {name.lower(): withheld.text(_text(value)) for name, value in answer.headers.items()}
 
 
+def _lost(error: BaseException, reach: Reach, withheld: Withheld, progress: _Progress) -> Lost:
+    """What became of a request that has no answer."""
+    sent = progress.begun and not isinstance(error, _UNSENT) and not refuses_ours(error)
+    reason = withheld.text(_name(error) if sent else _unreached(error, reach))
+    return Lost(reason, sent=sent, late=sent and isinstance(error, TimeoutError))
+
+
+def _unreached(error: BaseException, reach: Reach) -> str:
+    """Why nobody was there to hear it, by who stood in the way: the network, a proxy, TLS."""
+    proxy = "" if reach.proxy is None else reach.proxy.place
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return _refused_by(proxy, error, reach)
+    if isinstance(error, TimeoutError):
+        return f"no connection in time{f' through the proxy {proxy}' if proxy else ''}"
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return f"no connection to the proxy {proxy}: {_os_reason(error)}"
+    tls = tls_error(error)
+    if tls is not None:
+        where = f"{error.host}:{error.port}" if isinstance(error, aiohttp.ClientConnectorError) else _host(reach)
+        return _text(f"no connection to {where}: {describe(tls)}")[:_REASON_CHARS]
+    if proxy and not isinstance(error, aiohttp.ClientConnectorError):
+        return f"the proxy {proxy} broke off: {_name(error)}"
+    return _name(error)
+
+
+def _refused_by(proxy: str, error: aiohttp.ClientHttpProxyError, reach: Reach) -> str:
+    status = f"{error.status} {_text(error.message)}"[:80].strip()
+    if error.status == 407:  # noqa: PLR2004 - RFC 9110 §15.5.8
+        wants = "wants a user and password" if reach.proxy and reach.proxy.credentials is None else "refuses our user"
+        return f"the proxy {proxy} {wants} ({status})"
+    if error.status in {502, 503, 504}:
+        return f"the proxy {proxy} does not reach {_host(reach)} ({status})"
+    return f"the proxy {proxy} refuses to connect to {_host(reach)} ({status})"
+
+
+def _host(reach: Reach) -> str:
+    url = URL(reach.base_url)
+    return f"{url.host}:{url.port}"
+
+
+def _os_reason(error: aiohttp.ClientConnectorError) -> str:
+    if isinstance(error.os_error, ConnectionResetError):
+        return "it hung up in the TLS handshake"
+    return error.os_error.strerror or type(error.os_error).__name__
+
+
 def _name(error: BaseException) -> str:
     """A reason without addresses that change with every try, so that repeats can be counted as one."""
     if isinstance(error, asyncio.TimeoutError):
         return "no connection in time" if isinstance(error, aiohttp.ConnectionTimeoutError) else "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"no connection to {error.host}:{error.port}: {error.os_error.strerror or type(error.os_error).__name__}"
+        return f"no connection to {error.host}:{error.port}: {_os_reason(error)}"
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "connection closed before the answer"
-    return _text(f"{type(error).__name__}: {error}")[:200]
+    return _text(f"{type(error).__name__}: {error}")[:_REASON_CHARS]
 
 
 def _text(value: str) -> str:
@@ -170,13 +339,16 @@ def _text(value: str) -> str:
 
 
 class Way:
-    """A destination's transport: the session, its base URL and its time limit."""
+    """A destination's way out, for its records, its gates and its SDK alike."""
 
-    def __init__(self, http: Http, base_url: str, timeout_s: float) -> None:
+    def __init__(self, http: Http, reach: Reach) -> None:
+        self.reach = reach
+        self.spend: Callable[[], None] = lambda: None  # whoever keeps a rate hears of requests that ask for no leave
         self._http = http
-        self._base_url = base_url
-        self._timeout_s = timeout_s
         self._unreachable = False
+
+    def __repr__(self) -> str:
+        return f"<Way to {self.reach.base_url}>"
 
     @property
     def unreachable(self) -> bool:
@@ -192,7 +364,13 @@ class Way:
         limit: int = ANSWER_BYTES,
     ) -> Response | Lost:
         """One request; its time limit is the destination's own unless `timeout_s` says another."""
-        seconds = self._timeout_s if timeout_s is None else timeout_s
-        answer = await self._http.post(self._base_url, request, headers, seconds, limit)
+        seconds = self.reach.timeout_s if timeout_s is None else timeout_s
+        answer = await self._http.post(self.reach, request, headers, seconds, limit)
         self._unreachable = isinstance(answer, Lost) and not answer.sent
         return answer
+
+    def open(
+        self, request: Request, headers: Mapping[str, str], timeout_s: float, *, streams: bool = False
+    ) -> contextlib.AbstractAsyncContextManager[Opened | Lost]:
+        """See `Http.open`."""
+        return self._http.open(self.reach, request, headers, timeout_s, streams=streams)

@@ -142,6 +142,7 @@ _BY_DESTINATION = (
     ("agentd_queue_bytes", "Bytes on disk of the records that wait.", "queued_bytes"),
     ("agentd_queue_max_bytes", "The destination's quota.", "max_bytes"),
     ("agentd_in_flight_requests", "Requests under way.", "in_flight"),
+    ("agentd_concurrency_limit", "Requests that may be under way: halved when the platform has too much to do.", "concurrency"),
 )
 
 

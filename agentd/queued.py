@@ -5,6 +5,8 @@ Spool, intake and delivery share these; nothing here does I/O.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from agentd.outcomes import Cause
@@ -34,6 +36,7 @@ class Entry(Struct):
     body: bytes
     segment: int = 0  # key of the row that holds it, 0 until committed
     index: int = 0  # place in that row
+    redactions: Mapping[str, int] | None = None  # at its admission, by rule; kept in the journal
 
     @property
     def agent(self) -> str:
@@ -119,6 +122,7 @@ class Refused(Struct):
     source: Source
     reason: str
     allowed: Allowed | None = None  # of who came with a local token; None: over the Unix socket
+    redactions: dict[str, int] = {}  # by rule, what was taken out of it
 
 
 class Death(Struct):

@@ -260,6 +260,13 @@ TIME_FIELDS: dict[str, tuple[str, ...]] = {
 _KIND_OF: dict[type[Struct], str] = {t: kind for kind, t in TYPES.items()}
 
 RUN_KINDS = frozenset({"run.start", "event", "span", "task", "run.complete", "run.fail", "run.cancel"})
+# What somebody acts on or waits for, against what is only told: a lane that holds some goes before one that does not. `run.start` is
+# among them because a gate waits for its run's.
+URGENT = frozenset(
+    {
+        "run.start", "decision", "snapshot", "action.completed", "action.failed", "execution", "outcome", "crm_sync",
+    }
+)  # fmt: skip
 RUN_ENDS = frozenset({"run.complete", "run.fail", "run.cancel"})
 # Records that leave an entry in the journal: what an auditor asks for years later. Events and spans are telemetry.
 EVIDENCE = frozenset(KINDS) - {"event", "span", "heartbeat"}

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct, field
 
 from agentd.errors import ConfigError
+from agentd.private import read_private
 from agentd.wire import MAX_FRAME_BYTES
 
 
@@ -22,6 +23,10 @@ class Duration(float):
 
 class Size(int):
     """Bytes, written with a unit."""
+
+
+class Rate(float):
+    """Requests a second, written as a number of these or with a unit of time."""
 
 
 class Secret(Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,21 +44,24 @@ class Secret(Struct, frozen=True, forbid_unknown_fields=True):
                 raise ConfigError(f"the variable {self.env} is not set or empty")
             return _printable(value.strip(), f"the variable {self.env}")
         path = self._path(env)
-        try:
-            if self.file is not None and path.stat().st_mode & 0o077:
-                raise ConfigError(f"{path}: others may read this secret; chmod 600 it")
-            value = path.read_text().strip()
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}") from error
-        except ValueError:
-            raise ConfigError(f"{path}: not text") from None  # the cause would quote the secret
+        value = read_private(path, checked=self.file is not None).strip()  # systemd has seen to its credentials
         if not value:
             raise ConfigError(f"{path}: empty")
         return _printable(value, str(path))
 
+    def path(self, env: Mapping[str, str]) -> Path:
+        """Where it is, for a library that reads it itself. Raises ConfigError, also where others may read it."""
+        if self.env is not None:
+            raise ConfigError("expected { file = … } or { credential = … }: it is read as a file")
+        path = self._path(env)
+        read_private(path, checked=self.file is not None)
+        return path
+
     def _path(self, env: Mapping[str, str]) -> Path:
         if self.credential is None:
             return Path(self.file or "")
+        if self.credential in {"", ".", ".."} or "/" in self.credential:
+            raise ConfigError(f"credential {self.credential!r}: expected a name without a path")
         folder = env.get("CREDENTIALS_DIRECTORY")
         if not folder:
             raise ConfigError(
@@ -88,6 +96,10 @@ class Intake(Struct, frozen=True, forbid_unknown_fields=True):
     max_depth: int = 64
     max_connections: int = 2048
     max_pending_bytes: Size = Size(8 * 2**20)
+    max_connections_per_uid: int = 1024
+    max_pending_bytes_per_uid: Size = Size(32 * 2**20)
+    max_records_per_second_per_uid: int = 0  # 0: no limit
+    max_bytes_per_second_per_uid: Size = Size(0)
     frame_timeout: Duration = Duration(30)
     dedupe_window: int = 65536
     reference_wait: Duration = Duration(2)
@@ -159,6 +171,24 @@ class Security(Struct, frozen=True, forbid_unknown_fields=True):
     tokens: list[TokenRule] = []
 
 
+class Outbound(Struct, frozen=True, forbid_unknown_fields=True):
+    """The way out, for every destination that says nothing else."""
+
+    proxy: str | Secret | None = None  # without it the environment's
+    no_proxy: list[str] = []  # what `proxy` is not for, in the form of NO_PROXY
+    ca_file: str | None = None
+
+
+class Redact(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is taken out of records before they are stored (agentd.redact); no keys and no patterns: nothing."""
+
+    keys: list[str] = field(default_factory=lambda: ["default"])
+    patterns: list[str] = field(default_factory=lambda: ["default"])
+    allow: list[str] = []
+    mode: Literal["mask", "hash", "drop"] = "mask"
+    key: Secret | None = None
+
+
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
@@ -176,7 +206,14 @@ class Destination(Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, str] | None = None
     max_bytes: Size | None = None
     max_in_flight: int = 8
+    rate_limit: Rate | None = None
+    monthly_cap: int | None = None
     timeout: Duration = Duration(30)
+    connect_timeout: Duration | None = None
+    proxy: str | Secret | None = None
+    ca_file: str | None = None
+    client_cert: str | None = None
+    client_key: Secret | None = None
     fail_mode: Literal["closed", "open"] = "closed"
     ordering: Literal["run", "agent", "none"] = "run"
     inject_id: bool = True
@@ -201,6 +238,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     runs: Runs = Runs()
     memory: Memory = Memory()
     security: Security = Security()
+    redact: Redact = Redact()
+    outbound: Outbound = Outbound()
     log: Log = Log()
     destinations: dict[str, Destination] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ from agentd.delivery.settings import Settings
 from agentd.errors import ConfigError
 from agentd.exchange import Platform, check_options
 from agentd.intake.routing import Route
+from agentd.reach import reach_of
 from agentd.sections import Config, Destination, Secret
 from agentd.variables import KEY_VARIABLES
 
@@ -39,6 +40,10 @@ class Target:
         self.api_key = self._read("api_key", self.destination.api_key, env)
         secret = self.destination.signing_secret
         self.signing_secret = None if secret is None else self._read("signing_secret", secret, env)
+        try:
+            self.reach = reach_of(self.destination, self.base_url, config.outbound, env, name)
+        except ConfigError as error:
+            raise ConfigError(f"[destinations.{name}] {error}") from None
         try:
             check_options(self.platform, self.destination.options or {})
         except ConfigError as error:
@@ -97,12 +102,14 @@ class Target:
                 batch.max_request_events or batch.max_events,
             ),
             max_in_flight=self.destination.max_in_flight,
+            rate=self.destination.rate_limit,
             backoff=Backoff(float(self.config.retry.initial), float(self.config.retry.max)),
             reference_wait_us=int(self.config.intake.reference_wait * 1e6),
             agent_of=self.agent_of,
             inject_id=self.destination.inject_id,
             options=self.destination.options or {},
             signing_secret=self.signing_secret,
+            dialect=(self.destination.agent_id, self.destination.agents, self.destination.options),
         )
 
 

@@ -27,6 +27,10 @@ _SIZE_UNITS = {
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 _MAX_DURATION_S = 100 * 366 * 86400.0  # a century: anything above is a typing error, and datetime would overflow
 _MAX_SIZE = 2**60
+_RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(s|sec|second|m|min|minute|h|hour|d|day)\s*")
+_PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}  # by the unit's first letter
+_MAX_RATE = 1e6  # a second; above it a limit says nothing
+_LEAST_RATE = 1 / 86400.0
 
 
 def _quantity(text: str, units: dict[str, float] | dict[str, int], example: str) -> tuple[float, float]:
@@ -63,6 +67,29 @@ def parse_size(value: str | int) -> int:
     if not 0 <= size <= _MAX_SIZE:
         raise UsageError(f"expected a size between 0 and 1 EiB, got {value!r}")
     return size
+
+
+def parse_rate(value: str | float) -> float:
+    """Requests a second from `"600/min"`, `"10/s"`, `"1000/h"` or a plain number of them. Raises UsageError."""
+    if isinstance(value, str):
+        match = _RATE.fullmatch(value)
+        rate = float(match[1]) / _PERIODS[match[2][0]] if match else math.nan
+    else:
+        rate = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    if not _LEAST_RATE * 0.999 <= rate <= _MAX_RATE:
+        raise UsageError(
+            f"expected requests by time such as '600/min', '10/s' or a number a second, one a day or more, got {value!r}"
+        )
+    return rate
+
+
+def format_rate(rate: float) -> str:
+    """`10/s`, `20/min`, `5/h`: the shortest time in which it is a whole number, as near as a float can say."""
+    for unit, seconds in (("s", 1.0), ("min", 60.0), ("h", 3600.0), ("day", 86400.0)):
+        count = round(rate * seconds)
+        if count and abs(count - rate * seconds) < 1e-6 * count:
+            return f"{count}/{unit}"
+    return f"{rate:.4g}/s"
 
 
 def format_duration(seconds: float) -> str:

@@ -26,12 +26,18 @@ VOCABULARY = {
     "exchange",
     "gating",
     "standin",
+    "probing",
     "ageing",
 }
 EQUIPMENT = {
     "config",
     "sections",
     "config_checks",
+    "config_outbound_checks",
+    "proxies",
+    "reach",
+    "trust",
+    "ownership",
     "config_faults",
     "globs",
     "variables",
@@ -40,7 +46,12 @@ EQUIPMENT = {
     "withheld",
     "logs",
     "systemd",
+    "vitals",
     "crashpoints",
+    "redact",
+    "changes",
+    "private",
+    "signals",
 }
 ROOMS = {"intake", "spool", "delivery", "platforms"}
 ROOT_ROOM = ""  # agentd/__init__.py: the version, and names that are loaded when they are asked for
@@ -56,7 +67,9 @@ ALLOWED = (
         "compat": COMMON | EQUIPMENT | ROOMS | {"gate"},
         "control": COMMON | EQUIPMENT | ROOMS | {"gate"},
         "targets": COMMON | EQUIPMENT | ROOMS,
-        "daemon": COMMON | EQUIPMENT | ROOMS | {"control", "gate", "compat", "targets"},
+        "fleet": COMMON | EQUIPMENT | ROOMS | {"targets"},
+        "reloading": COMMON | EQUIPMENT | ROOMS | {"control", "gate", "compat", "targets", "fleet"},
+        "daemon": COMMON | EQUIPMENT | ROOMS | {"control", "gate", "compat", "targets", "fleet", "reloading"},
         "client": COMMON,
         "sandbox": COMMON | {"client"},  # never what it is to check: platforms, spool, delivery, intake, daemon
         "cli": COMMON | EQUIPMENT | ROOMS | {"control", "daemon", "targets", "gate", "compat", "client", "sandbox"},

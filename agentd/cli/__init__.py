@@ -34,6 +34,7 @@ VERBS = {
     "dead-letters": "dead_letters",
     "gates": "gates",
     "audit": "audit",
+    "install-service": "install_service",
     "sandbox": "sandbox",
     "demo": "demo",
 }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agentd.cli.options import config_option, json_option, load_config
-from agentd.cli.terminal import complain, paint, print_json, table
+from agentd.cli.terminal import complain, echo_lines, paint, print_json, table
 
 if TYPE_CHECKING:
     from agentd.spool.audit import Audit
@@ -46,8 +46,7 @@ def audit(directory: Path | None, *, as_json: bool) -> None:
     if as_json:
         print_json(document)
     else:
-        for line in lines(document):
-            click.echo(line)
+        echo_lines(lines(document))
     if not found.balanced:
         click.get_current_context().exit(1)
 

@@ -15,8 +15,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from agentd.daemon import Daemon, signals_to
+from agentd.daemon import Daemon
 from agentd.errors import StateError
+from agentd.signals import signals_to
 
 # What a supervisor or a shell sends to a program that it wants to end, reload or resize
 _PASSED = (

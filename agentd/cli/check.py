@@ -39,12 +39,19 @@ class Finding(NamedTuple):
 
 
 @click.command()
+@click.option("--online", is_flag=True, help="Ask each platform, by a read, whether it takes the key.")
 @config_option
 @json_option
 @click.pass_context
-def check(ctx: click.Context, *, as_json: bool) -> None:
-    """Say whether the configuration would run here; exit 78 if not."""
-    findings = list(examine(load_config(), os.environ, os.getuid()))
+def check(ctx: click.Context, *, online: bool, as_json: bool) -> None:
+    """Say whether the configuration would run here; exit 78 if not. With --online exit 1 where a platform does not say."""
+    loaded = load_config()
+    findings = list(examine(loaded, os.environ, os.getuid()))
+    unsaid = False
+    if online:
+        answers = list(_online(loaded.config, os.environ))
+        unsaid = any(finding.level == "warning" for finding in answers)
+        findings += answers
     if as_json:
         print_json([finding._asdict() for finding in findings])
     else:
@@ -52,6 +59,14 @@ def check(ctx: click.Context, *, as_json: bool) -> None:
             click.echo(f"{paint(f'{level:<7}', _COLOURS[level])}  {about}: {message}")
     if any(finding.level == "error" for finding in findings):
         ctx.exit(ConfigError.exit_code)
+    ctx.exit(int(unsaid))
+
+
+def _online(config: Config, env: Mapping[str, str]) -> Iterator[Finding]:
+    from agentd.cli.check_online import LEVELS, look
+
+    for name, (found, reason) in look(config, env):
+        yield Finding(LEVELS[found], f"[destinations.{name}]", reason)
 
 
 def examine(loaded: Loaded, env: Mapping[str, str], uid: int) -> Iterator[Finding]:
@@ -82,7 +97,10 @@ def _listen(listen: Listen, uid: int) -> Iterator[Finding]:
     if kind not in {"", "socket"}:
         yield Finding("error", about, f"{path}: a {kind} is in the socket's place")
         return
-    yield from _folder(about, path.parent, uid, what="socket", private=False)
+    if kind == "socket" and not os.access(path.parent, os.W_OK):
+        yield Finding("ok", about, f"socket {path} is the service manager's, who passes it to agentd")
+    else:
+        yield from _folder(about, path.parent, uid, what="socket", private=False)
     if listen.group is not None:
         yield _group(listen.group)
     if int(listen.mode, 8) & 0o007:

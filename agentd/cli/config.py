@@ -16,7 +16,8 @@ import msgspec
 from agentd.cli.options import config_option, json_option, load_config
 from agentd.cli.terminal import print_json
 from agentd.config import SECTIONS, masked
-from agentd.sections import Duration, Loaded, Size
+from agentd.sections import Duration, Loaded, Rate, Size
+from agentd.units import format_rate
 
 _SIZES = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 _DURATIONS = (("d", 86400.0), ("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 1e-3))
@@ -115,6 +116,8 @@ def toml_value(value: object) -> str:
         return _with_unit(float(value), _DURATIONS)
     if isinstance(value, Size):
         return _with_unit(int(value), _SIZES)
+    if isinstance(value, Rate):
+        return f'"{format_rate(value)}"'
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str):

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import click
@@ -21,7 +21,7 @@ from msgspec import Raw
 from agentd.cli.letters_screen import left_lines, letter_lines, list_lines, number
 from agentd.cli.options import config_option, daemon, json_option, seconds, socket_option
 from agentd.cli.stopped import Stopped, ask_or_look
-from agentd.cli.terminal import complain, print_json
+from agentd.cli.terminal import complain, echo_lines, print_json
 from agentd.errors import StateError, UsageError
 from agentd.outcomes import DEATHS
 
@@ -82,8 +82,7 @@ def list_(socket: str | None, *, as_json: bool, **asked: Any) -> None:
     if as_json:
         print_json(found)
         return
-    for line in list_lines(found):
-        click.echo(line)
+    echo_lines(list_lines(found))
 
 
 @dead_letters.command()
@@ -101,8 +100,7 @@ def show(record_id: str, socket: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    for line in letter_lines(found):
-        click.echo(line)
+    echo_lines(letter_lines(found))
 
 
 def _look(socket: str | None, asked: dict[str, Any]) -> list[dict[str, Any]]:
@@ -117,23 +115,36 @@ def _look(socket: str | None, asked: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _in_folder(look: Look, folder: Stopped, asked: dict[str, Any]) -> list[dict[str, Any]]:
-    from agentd.control.letters import document, wanted_by
+    from agentd.control.letters import document, look_for, wanted_by
     from agentd.intake.letters import Selection
-    from agentd.spool import dead
 
     ids = frozenset([UUID(asked["id"]).bytes]) if "id" in asked else frozenset()
     names = {"destination": "destination", "run": "run", "cause": "cause", "older": "older_s"}
     chosen = Selection(ids, **{names[name]: value for name, value in asked.items() if name in names})
-    found = dead.page(look.store, wanted_by(chosen, folder.now_us), asked["limit"], asked.get("after"))
-    return [
-        document(row, letter, whole=True, carries=dead.carried(look.store, letter) if ids else None)
-        for row, letter in found
-    ]
+    wanted = wanted_by(chosen, folder.now_us)
+    found = look_for(look.store, wanted, asked["limit"], asked.get("after"), counts=bool(ids))
+    return [document(row, letter, whole=True, carries=carries) for row, letter, carries in found]
 
 
-class _Written(NamedTuple):
-    letters: int
-    hidden: int
+class _Export:
+    """What was written by now; a daemon that stops meanwhile leaves the rest to its folder."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.letters = 0
+        self.hidden = 0
+        self._file = file
+        self._after = 0
+
+    def write(self, pages: Pages) -> None:
+        """All pages that are left; a daemon's answer is bounded."""
+        while page := pages(self._after):
+            for letter in page:
+                self._after = max(self._after, int(bytes(letter["letter"])))
+                if "record" in letter:
+                    self._file.write(msgspec.json.encode(letter) + b"\n")
+                    self.letters += 1
+                else:
+                    self.hidden += 1
 
 
 @dead_letters.command()
@@ -148,16 +159,17 @@ def export(path: Path | None, socket: str | None, **asked: Any) -> None:
     """
     given = {name: value for name, value in asked.items() if value is not None} | {"limit": _MOST}
     with _stdout() if path is None else _create(path) as file:
-        written = ask_or_look(
+        out = _Export(file)
+        ask_or_look(
             socket,
-            lambda there: _write(file, lambda after: _raw(there.read("/v1/dead-letters", **given, after=after))),
-            lambda look, folder: _write(
-                file, lambda after: _raw(msgspec.json.encode(_in_folder(look, folder, given | {"after": after})))
+            lambda there: out.write(lambda after: _raw(there.read("/v1/dead-letters", **given, after=after))),
+            lambda look, folder: out.write(
+                lambda after: _raw(msgspec.json.encode(_in_folder(look, folder, given | {"after": after})))
             ),
             _LOOK_S,
         )
-    hidden = f"; {number(written.hidden, 'letter')} of other users left out" if written.hidden else ""
-    complain(f"{number(written.letters, 'dead letter')} written{hidden}")
+    hidden = f"; {number(out.hidden, 'letter')} of other users left out" if out.hidden else ""
+    complain(f"{number(out.letters, 'dead letter')} written{hidden}")
 
 
 def _stdout() -> AbstractContextManager[IO[bytes]]:
@@ -177,20 +189,6 @@ def _create(path: Path) -> AbstractContextManager[IO[bytes]]:
 def _raw(answer: bytes) -> list[dict[str, Raw]]:
     """Without decoding the records: what is written is what was stored."""
     return msgspec.json.decode(answer, type=list[dict[str, Raw]])
-
-
-def _write(file: IO[bytes], pages: Pages) -> _Written:
-    """All pages; a daemon's answer is bounded."""
-    letters = hidden = after = 0
-    while page := pages(after):
-        for letter in page:
-            after = max(after, int(bytes(letter["letter"])))
-            if "record" in letter:
-                file.write(msgspec.json.encode(letter) + b"\n")
-                letters += 1
-            else:
-                hidden += 1
-    return _Written(letters, hidden)
 
 
 # -- moving ------------------------------------------------------------------------------------------------------------
@@ -214,8 +212,7 @@ def replay(ctx: click.Context, /, socket: str | None, *, force: bool, as_json: b
         print_json(done)
     else:
         click.echo(f"{number(done['replayed'], 'dead letter')} replayed")
-        for line in left_lines(left):
-            click.echo(line)
+        echo_lines(left_lines(left))
     unknown = bool(chosen["ids"]) and not done["replayed"] and not left
     if unknown:
         complain("no dead letter has that id" if len(chosen["ids"]) == 1 else "no dead letter has one of those ids")

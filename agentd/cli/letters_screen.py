@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentd.cli.terminal import paint, table
+from agentd.cli.terminal import harmless, paint, table
 
 # why a letter stays dead, and what one does about it
 _LEFT = {
@@ -39,10 +39,10 @@ def list_lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
         return ["no dead letters"]
     rows = [
         (
-            letter["id"],
+            letter.get("id", "–"),
             letter["destination"] or "–",
             letter["kind"],
-            letter["lane"] or "–",
+            letter.get("lane") or "–",
             letter["cause"],
             letter["died_at"][:19],
         )
@@ -73,7 +73,7 @@ def letter_lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _whole(letter: Mapping[str, Any]) -> list[str]:
     width = max(map(len, _FACTS))
-    lines = [f"dead letter {letter['id']}"]
+    lines = [f"dead letter {letter.get('id', '')}".rstrip()]
     lines += [f"  {name.ljust(width)}  {letter[name]}" for name in _FACTS if letter.get(name) not in (None, "")]
     if letter.get("carries"):
         lines.append(f"  {'carries'.ljust(width)}  {number(letter['carries'], 'other')}, which a replay brings along")
@@ -104,9 +104,7 @@ def _pretty(answer: str) -> str:
 
 
 def _indented(text: str) -> list[str]:
-    """Without what a terminal would take for an order: records and answers come from others."""
-    shown = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
-    return [f"    {line}" for line in shown.splitlines()]
+    return [f"    {harmless(line)}" for line in text.split("\n")]
 
 
 def left_lines(left: Mapping[str, int]) -> list[str]:

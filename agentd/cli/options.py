@@ -59,9 +59,14 @@ socket_option: Callable[[CommandT], CommandT] = click.option(
 
 def load_config() -> Loaded:
     """The configuration that this command line, the environment or the usual places name. Raises ConfigError."""
+    return read_config(_given().config)
+
+
+def read_config(path: Path | None) -> Loaded:
+    """The configuration at `path`, else the one that environment or usual places name; on any thread. Raises ConfigError."""
     from agentd import config
 
-    return config.load(_given().config, os.environ, None, _kinds_of)
+    return config.load(path, os.environ, None, _kinds_of)
 
 
 def _kinds_of(platform: str) -> Iterable[str]:

@@ -16,7 +16,7 @@ import msgspec
 from agentd.cli.options import config_option, daemon, json_option, seconds, socket_option
 from agentd.cli.queue_screen import compact, lane_lines, number, receipt_lines, record_lines, stats_lines
 from agentd.cli.stopped import Stopped, ask_or_look
-from agentd.cli.terminal import complain, print_json
+from agentd.cli.terminal import complain, echo_lines, print_json
 from agentd.errors import StateError, UsageError
 
 if TYPE_CHECKING:
@@ -124,8 +124,7 @@ def _print(document: dict[str, Any], data: Any, lines: Callable[[dict[str, Any]]
     if as_json:
         print_json(data)
         return
-    for line in lines(document):
-        click.echo(line)
+    echo_lines(lines(document))
 
 
 def _document(socket: str | None, view: str, asked: dict[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Stage:
         self._places: dict[tuple[str, int], int] = {}
         self.place = 0  # of the record that is being admitted
 
-    def room_for(self, destination: str, size: int, loss: LossClass) -> bool:  # noqa: ARG002 - admission's protocol
+    def room_for(self, destination: str, size: int, loss: LossClass, uid: int | None = None) -> bool:  # noqa: ARG002 - admission's protocol
         return True
 
     def quota(self, destination: str) -> int:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
+
+_COLOUR = re.compile(r"(\x1b\[(?:3[0-7]|0)m)")  # what `paint` puts around a word
 
 
 def is_live() -> bool:
@@ -19,6 +22,17 @@ def is_live() -> bool:
 def paint(text: str, colour: str) -> str:
     """The text in a colour where colours are welcome (https://no-color.org), else as it is."""
     return click.style(text, fg=colour) if is_live() and not os.environ.get("NO_COLOR") else text
+
+
+def harmless(text: str) -> str:
+    """One line without what a terminal would take for an order: names, reasons, answers and records come from others."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def echo_lines(lines: Iterable[str]) -> None:
+    """Lines for people on standard output, harmless but for their colours."""
+    for line in lines:
+        click.echo("".join(part if _COLOUR.fullmatch(part) else harmless(part) for part in _COLOUR.split(line)))
 
 
 def print_json(document: Any) -> None:

@@ -10,8 +10,8 @@ import click
 from agentd.cli.ask import Daemon
 from agentd.cli.options import config_option, json_option, socket_option
 from agentd.cli.stopped import Stopped, ask_or_look
-from agentd.cli.terminal import paint, print_json
-from agentd.errors import StateError
+from agentd.cli.terminal import echo_lines, paint, print_json
+from agentd.errors import StateError, UsageError
 
 if TYPE_CHECKING:
     from agentd.spool.look import Look
@@ -30,14 +30,15 @@ _COLOURS = {
 @json_option
 def where(name: str, socket: str | None, *, as_json: bool) -> None:
     """Tell where a record, run, decision, action or gate is: by the client's id, agentd's, the platform's, or a key."""
+    if not name:
+        raise UsageError("ID: expected an id or a key, got nothing")
     document = ask_or_look(
         socket, lambda daemon: _ask(daemon, name), lambda look, folder: _look(look, folder, name), _PATIENCE_S
     )
     if as_json:
         print_json(document)
         return
-    for line in lines(document):
-        click.echo(line)
+    echo_lines(lines(document))
 
 
 def _ask(daemon: Daemon, name: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from agentd.exchange import Platform
 from agentd.gate.keeper import Keeper
 from agentd.http import Http
 from agentd.intake import Peer
+from agentd.reach import Reach
 from agentd.sections import Config, Destination
 from agentd.spool.spool import Spool
 from agentd.standin import StandIn
@@ -31,7 +32,7 @@ class Site(Protocol):
     @property
     def platform(self) -> Platform: ...
     @property
-    def base_url(self) -> str: ...
+    def reach(self) -> Reach: ...
     @property
     def api_key(self) -> str: ...
     @property
@@ -57,18 +58,22 @@ def build_gateway(
     clocks: Clocks,
 ) -> Gateway:
     """The platforms of all destinations towards their SDKs; `add_to` puts it into the intake's application."""
-    wait_s = float(config.intake.reference_wait)
-    stands = {name: _stand(site, spool, wait_s) for name, site in sites.items()}
     return Gateway(
-        stands,
+        stands_of(sites, config, spool),
         sink,
-        Telemetry(sink, clocks.said_us),
+        Telemetry(sink, clocks.said_us, keeper.redactor),
         Relay(keeper, http),
         http,
         is_admin=is_admin,
         body_timeout_s=float(config.intake.frame_timeout),
         now_us=clocks.now_us,
     )
+
+
+def stands_of(sites: Mapping[str, Site], config: Config, spool: Spool) -> dict[str, Stand]:
+    """What stands in for each of them."""
+    wait_s = float(config.intake.reference_wait)
+    return {name: _stand(site, spool, wait_s) for name, site in sites.items()}
 
 
 def _stand(site: Site, spool: Spool, wait_s: float) -> Stand:
@@ -81,7 +86,7 @@ def _stand(site: Site, spool: Spool, wait_s: float) -> Stand:
         stand_in=stand_in,
         doors=Doors(stand_in.doors),
         names=Names(site.name, stand_in.names, spool.refs, spool.wait_for_names, agents),
-        base_url=site.base_url,
+        reach=site.reach,
         api_key=site.api_key,
         signing_secret=site.signing_secret,
         timeout_s=float(site.destination.timeout),

@@ -65,6 +65,10 @@ class Gateway:
         self._body_timeout_s = body_timeout_s
         self._now_us = now_us
 
+    def follow(self, stands: Mapping[str, Stand]) -> None:
+        """By these from now on; calls under way end by those that they began with."""
+        self._stands = stands
+
     def add_to(self, app: web.Application) -> None:
         app.router.add_route("*", _ROUTE, self.handle)
 

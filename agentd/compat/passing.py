@@ -31,7 +31,7 @@ async def pass_on(
     """Send the call and give its answer back. Raises Refused. `unsafe`: it must not be repeated after a lost answer."""
     request = request_of(called)
     headers = stand.headers(called, request.body)
-    async with http.open(stand.base_url, request, headers, stand.wait_s(called.door)) as answer:
+    async with http.open(stand.reach, request, headers, stand.wait_s(called.door)) as answer:
         if isinstance(answer, Lost):
             raise unanswered(answer, unsafe=unsafe)
         check_redirect(answer.status, answer.headers)

@@ -47,7 +47,10 @@ class Relay:
         named = stand.names.agent(asked.agent)
         agent = known.agent if known is not None and not named else asker.grant.agent_for(named)
         named_s = max(stand.reference_wait_s, _RUN_WAIT_S) if called.door.limit_s is None else stand.reference_wait_s
-        sent = _digest(incoming, stand, called, asker)
+        sent = _digest(incoming, stand, called.body, asker)
+        owed = _digest(
+            incoming, stand, self._keeper.redactor.raw(called.body).body, asker
+        )  # on disk: of what stands there
         called = await stand.names.translate(called, asker, named_s, Why.UNREACHABLE)
         line = _Line(self._http, stand, called, incoming)
         request = request_of(called)
@@ -56,7 +59,7 @@ class Relay:
             wait_s = stand.wait_s(called.door)
             named = msgspec.structs.replace(asked, agent=agent)
             passed = await self._keeper.pass_on(
-                stand.name, gate, named, request, asker.peer, deadline_s=wait_s, way=line, owed=sent
+                stand.name, gate, named, request, asker.peer, deadline_s=wait_s, way=line, owed=owed
             )
             return _Heard(passed, line if line.begun is not None else None)
 
@@ -85,10 +88,10 @@ class _Heard(Struct, frozen=True):
     line: _Line | None
 
 
-def _digest(incoming: web.Request, stand: Stand, called: Called, asker: Asker) -> bytes:
+def _digest(incoming: web.Request, stand: Stand, body: bytes, asker: Asker) -> bytes:
     """What two calls share where one may be the repeat of the other: caller, destination, target and bytes."""
     caller = f"{asker.peer.uid} {asker.peer.token} {stand.name} {incoming.method} {incoming.raw_path}\n"
-    return hashlib.sha256(caller.encode(errors="surrogateescape") + called.body).digest()
+    return hashlib.sha256(caller.encode(errors="surrogateescape") + body).digest()
 
 
 def _refused(refusal: GateRefusal) -> Refused:
@@ -131,7 +134,7 @@ class _Line:
         stand, door = self._stand, self._called.door
         passed = outgoing(self._called.headers, headers, stand.stand_in.headers)
         wait_s = stand.wait_s(door) if timeout_s is None else timeout_s
-        async with self._http.open(stand.base_url, request, passed, wait_s, streams=door.streams) as answer:
+        async with self._http.open(stand.reach, request, passed, wait_s, streams=door.streams) as answer:
             if isinstance(answer, Lost):
                 return answer
             content_type = answer.headers.get("content-type", "")

@@ -8,6 +8,7 @@ from agentd.compat.headers import outgoing
 from agentd.compat.names import Names
 from agentd.compat.paths import Doors
 from agentd.exchange import Platform, Sending
+from agentd.reach import Reach
 from agentd.standin import Called, Door, StandIn
 
 
@@ -19,7 +20,7 @@ class Stand(Struct, frozen=True):
     stand_in: StandIn
     doors: Doors
     names: Names
-    base_url: str
+    reach: Reach
     api_key: str
     signing_secret: str | None
     timeout_s: float  # of one call
@@ -28,7 +29,7 @@ class Stand(Struct, frozen=True):
 
     def __repr__(self) -> str:
         """Without the secrets."""
-        return f"<Stand {self.name} at {self.base_url}>"
+        return f"<Stand {self.name} at {self.reach.base_url}>"
 
     def wait_s(self, door: Door) -> float:
         """How long to wait for the platform's answer."""

@@ -14,6 +14,8 @@ from agentd.compat.stands import Stand
 from agentd.errors import RecordError, SpoolFull, WireError
 from agentd.intake import Sink
 from agentd.records import INTRODUCES, REFERENCE_FIELDS, Record, kind_of
+from agentd.redact.build import no_redactor
+from agentd.redact.engine import Redactor
 from agentd.standin import Called, Handed, Reply, Why
 from agentd.wire import Message, Rejected, decode_message, encode
 
@@ -35,8 +37,11 @@ class Store(Sink, Protocol):
 class Telemetry:
     """Takes what an SDK reports."""
 
-    def __init__(self, sink: Store, said_us: Callable[[int], list[tuple[int, int]]]) -> None:
-        """`said_us` is what the wall clock said (agentd.ageing)."""
+    def __init__(
+        self, sink: Store, said_us: Callable[[int], list[tuple[int, int]]], redactor: Redactor | None = None
+    ) -> None:
+        """`said_us` is what the wall clock said (agentd.ageing). Ids are made of bodies: of one with a secret by `redactor`'s key."""
+        self._redactor = redactor or no_redactor()
         self._said_us = said_us
         self._sink = sink
         self._knows = sink.knows
@@ -82,7 +87,7 @@ class Telemetry:
         uid = asker.peer.uid
         path = path_of(called.door, called.segments, called.query)
         caller, spans = Caller(uid, asker.peer.token, stand.name), self._said_us(REMEMBERED_US)
-        newest, *older = namings(caller, path, called.body, spans)
+        newest, *older = namings(caller, path, self._redactor.fingerprint(called.body), spans)
         handed = stand.stand_in.hand_over(called, newest.make_id)
         if handed.key:
             return handed, newest

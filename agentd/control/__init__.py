@@ -12,6 +12,7 @@ from agentd import __version__
 from agentd.ageing import Clocks
 from agentd.control.queue import QueueControl
 from agentd.control.records import RecordControl
+from agentd.control.reloads import Reloads
 from agentd.delivery.courier import Courier
 from agentd.gate.keeper import Keeper
 from agentd.intake import Grant, Peer
@@ -20,8 +21,6 @@ from agentd.metrics import Metrics
 from agentd.outcomes import State
 from agentd.queued import Ref
 from agentd.sections import Loaded
-from agentd.spool.dead import find as find_letters
-from agentd.spool.letters import Wanted
 from agentd.spool.spool import Spool
 from agentd.units import rfc3339
 from agentd.wire import CONTRACT
@@ -45,8 +44,9 @@ class DaemonControl:
         *,
         clocks: Clocks | None = None,
         decides: bool = True,
+        quota: Callable[[str], dict[str, Any]] = lambda _name: {"quota": None, "forecast": None},
     ) -> None:
-        """`clocks` are those that the records were stamped by.
+        """`clocks` are those that the records were stamped by; `quota` tells of a destination's cap.
 
         `decides` False: agents run under the daemon's own uid, so that nobody on the socket may decide for them.
         """
@@ -60,7 +60,9 @@ class DaemonControl:
         self._http_url = http_url
         self._keeper = keeper
         self._decides = decides
+        self._quota = quota
         self._clocks = clocks or Clocks()
+        self.reloads = Reloads(self._clocks.now_us)
         self.queues = QueueControl(self._config, spool, couriers, self._clocks)
         self.records = RecordControl(self._config, couriers, self.queues.read)
         self._started = self._clocks.now_us() / 1e6
@@ -73,6 +75,13 @@ class DaemonControl:
         if keeper is not None:
             keeper.observe(self._metrics.observe_gate)
         self._admins = frozenset({0, os.geteuid(), *self._config.security.admin_uids})
+
+    def follow(self, loaded: Loaded) -> None:
+        """Tell of this configuration from now on."""
+        self._loaded, self._config = loaded, loaded.config
+        self.queues.follow(loaded.config)
+        self.records.follow(loaded.config)
+        self._admins = frozenset({0, os.geteuid(), *loaded.config.security.admin_uids})
 
     def observer(self, name: str) -> Callable[[str, float, int], None]:
         """What a courier reports its requests to."""
@@ -111,6 +120,7 @@ class DaemonControl:
             "listen": {"socket": self._config.listen.socket, "http": self._http_url()},
             "config": self._loaded.path,
             "state": "draining" if self.draining else "running",
+            "reloads": self.reloads.document(),
             "spool": self._spool_status(),
             "intake": self._intake_status(),
             "destinations": destinations,
@@ -178,9 +188,13 @@ class DaemonControl:
             "oldest_age_s": None if oldest_us is None else round(oldest_us / 1e6, 3),
             "lanes": len(courier.lanes) if courier else 0,
             "in_flight": courier.lanes.in_flight if courier else 0,
+            "concurrency": courier.throttle.width if courier else 0,
+            "max_in_flight": configured.max_in_flight if configured else 0,
+            "rate_limit": None if configured is None or configured.rate_limit is None else float(configured.rate_limit),
             "requests": courier.counts.requests if courier else 0,
             "retries": courier.counts.retries if courier else 0,
             "causes": books.causes(name),
+            **self._quota(name),
             "gates": self._keeper.status(name) if self._keeper is not None and name in self._keeper.desks else None,
             "balanced": self._balanced(name),
         }
@@ -227,11 +241,10 @@ class DaemonControl:
     async def run(self, run_id: str, *, viewer: Peer, admin: bool, grant: Grant) -> dict[str, Any] | None:
         lane = f"run:{run_id}"
         refs = {ref.destination: ref for ref in self._spool.refs.owners("run", run_id)}
-        letters = await self._spool.run_in_thread(find_letters, Wanted(run=run_id))
         found = {}
         for name in self._spool.queues:
             ref = refs.get(name)
-            dead = sum(1 for letter in letters if letter.brief.destination == name)
+            dead = self._spool.ledger.dead_lanes[name, lane]
             queued = await self._spool.count_lane(name, lane)
             if ref is not None or dead or queued:
                 named = admin or (ref is not None and self._is_own(ref, viewer, grant))
@@ -241,7 +254,7 @@ class DaemonControl:
     def _is_own(self, ref: Ref, viewer: Peer, grant: Grant) -> bool:
         configured = self._config.destinations.get(ref.destination)
         agent = ref.agent or (configured.agent_id if configured else None) or ""
-        return ref.uid == viewer.uid and grant.allows_agent(agent) and grant.allows_destination(ref.destination)
+        return ref.uid == viewer.uid >= 0 and grant.allows_agent(agent) and grant.allows_destination(ref.destination)
 
 
 def _run_at(ref: Ref | None, *, named: bool) -> dict[str, Any]:

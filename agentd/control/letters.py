@@ -5,41 +5,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Any
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import replace
 
 from agentd.identity import text_of
 from agentd.intake import Grant, Peer
 from agentd.intake.letters import Selection
 from agentd.outcomes import Cause
+from agentd.spool import dead
 from agentd.spool.dead import DeadLetters
 from agentd.spool.letters import Letter, Wanted
+from agentd.spool.store import Rows
 from agentd.units import rfc3339
 from agentd.wire import deeper_than
 
 _MAX_DEPTH = 200  # of what goes into an answer as JSON: readers give up at about 1000
 
 
-class LetterControl:
-    """See `agentd.intake.letters.Letters`."""
+Page = list[tuple[int, Letter, int | None]]  # number, letter, how many are dead because it is
+Read = Callable[[Callable[[Rows, Callable[[], bool]], Page]], Awaitable[Page]]
 
-    def __init__(self, letters: DeadLetters, now_us: Callable[[], int]) -> None:
+
+class LetterControl:
+    """See `agentd.intake.letters.Letters`. `read` runs a job over the rows of one moment, off the event loop and one at a time."""
+
+    def __init__(self, letters: DeadLetters, read: Read, now_us: Callable[[], int]) -> None:
         self._letters = letters
+        self._read = read
         self._now_us = now_us
 
     async def listing(
         self, chosen: Selection, viewer: Peer, *, limit: int, after: int | None, admin: bool, grant: Grant
     ) -> list[dict[str, Any]]:
-        documents = []
-        for number, letter in await self._letters.page(wanted_by(chosen, self._now_us()), limit, after):
-            whole = may_see(letter, viewer, admin=admin, grant=grant)
-            carries = await self._letters.carried(letter) if whole and chosen.ids else None
-            documents.append(document(number, letter, whole=whole, carries=carries))
-        return documents
+        wanted = wanted_by(chosen, self._now_us())
+        if not admin and (chosen.ids or chosen.run is not None):  # whoever names one sees whether there is such a one
+            wanted = replace(wanted, uid=viewer.uid)
+        counts = bool(chosen.ids)
+        found = await self._read(lambda rows, _: look_for(rows, wanted, limit, after, counts=counts))
+        return [
+            document(number, letter, whole=may_see(letter, viewer, admin=admin, grant=grant), carries=carries)
+            for number, letter, carries in found
+        ]
 
     async def replay(self, chosen: Selection, admin: Peer, *, force: bool) -> dict[str, Any]:
         done = await self._letters.replay(wanted_by(chosen, self._now_us()), admin.uid, force=force)
@@ -47,6 +58,13 @@ class LetterControl:
 
     async def purge(self, chosen: Selection, admin: Peer, reason: str) -> dict[str, Any]:
         return {"purged": await self._letters.purge(wanted_by(chosen, self._now_us()), admin.uid, reason)}
+
+
+def look_for(rows: Rows, wanted: Wanted, limit: int, after: int | None, *, counts: bool) -> Page:
+    """The page (see `agentd.spool.dead.page`); with `counts` how many are dead because of each, which takes a search through all."""
+    found = dead.page(rows, wanted, limit, after)
+    carries = dead.carried(rows, [letter for _, letter in found]) if counts else [None] * len(found)
+    return [(number, letter, count) for (number, letter), count in zip(found, carries, strict=True)]
 
 
 def wanted_by(chosen: Selection, now_us: int) -> Wanted:
@@ -65,14 +83,12 @@ def document(number: int, letter: Letter, *, whole: bool, carries: int | None = 
     """A dead letter for people; what it says, and what was said of it, only for those who may see that.
 
     `number` is the letter's own: a record may be dead at several destinations. `carries` is how many others are dead because it is.
+    Of others' letters not even id and lane are told: records and runs go by them.
     """
     facts: dict[str, Any] = {
         "letter": number,
-        "id": text_of(letter.record_id),
         "destination": letter.destination or None,
         "kind": letter.kind,
-        "agent": letter.source.agent,
-        "lane": letter.lane or None,
         "cause": letter.cause.value,
         "admitted_at": rfc3339(letter.admitted_us / 1e6),
         "died_at": rfc3339(letter.died_us / 1e6),
@@ -83,6 +99,9 @@ def document(number: int, letter: Letter, *, whole: bool, carries: int | None = 
     if not whole:
         return facts
     facts |= {
+        "id": text_of(letter.record_id),
+        "agent": letter.source.agent,
+        "lane": letter.lane or None,
         "reason": letter.reason,
         "uid": letter.source.uid,
         "pid": letter.source.pid,

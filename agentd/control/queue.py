@@ -8,9 +8,10 @@ couriers when the list is there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -65,6 +66,15 @@ class QueueControl:
         self._asking = 0
         self._closing = threading.Event()
         self._dropping = asyncio.Lock()
+
+    def follow(self, config: Config) -> None:
+        self._config = config
+
+    @contextlib.asynccontextmanager
+    async def undropped(self) -> AsyncIterator[None]:
+        """Within the block no queue is dropped; what is being dropped is waited for."""
+        async with self._dropping:
+            yield
 
     def close(self) -> None:
         """Answer nothing more; what is being read ends within a segment."""
@@ -203,8 +213,8 @@ class QueueControl:
 
     async def drop(self, destination: str, reason: str, admin: Peer) -> dict[str, Any]:
         """Take out all that is queued for it by now, for good. What is under way then has a moment to end as it does."""
-        courier = self._couriers.get(destination)
         async with self._dropping:
+            courier = self._couriers.get(destination)
             if courier is not None:
                 courier.suspend()
             try:

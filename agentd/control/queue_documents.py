@@ -13,7 +13,7 @@ from msgspec import Raw
 from agentd.delivery.flow import Rates, drain
 from agentd.delivery.waits import Waits, Why
 from agentd.identity import text_of
-from agentd.queued import DEAD, INTRODUCED, Entry
+from agentd.queued import DEAD, GATE_LANE, INTRODUCED, Entry
 from agentd.records import REFERENCE_FIELDS, LossClass
 from agentd.spool.census import Census, LaneCount, Peeked, Place
 from agentd.spool.drop import Dropped
@@ -94,7 +94,8 @@ def waits_at_rest(ledger: Ledger, destination: str, lane: str, kind: str) -> Wai
             Why.REFERENCE, f"nothing has introduced {of} {local_id}: taken as the platform's own after a while"
         )
     if ref.state == DEAD:
-        return Waits(Why.REFERENCE, f"{of} {local_id} was refused for good: what names it will be dead")
+        what = "names a gate that no platform knows" if ref.lane.startswith(GATE_LANE) else "was refused for good"
+        return Waits(Why.REFERENCE, f"{of} {local_id} {what}: what names it will be dead")
     if ref.state == INTRODUCED and (ref.lane or lane) != lane:
         return Waits(Why.REFERENCE, f"waits for {of} {local_id}, which {ref.lane} introduces")
     return Waits(Why.DAEMON)

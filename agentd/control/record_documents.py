@@ -7,7 +7,6 @@ it in the same words.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from hashlib import sha256
 from typing import Any
 
 from agentd.delivery.waits import Waits
@@ -136,7 +135,7 @@ def _facts(record: Traced) -> dict[str, Any]:
         "run": name if kind == "run" else None,
         "occurred_at": None,
         "received_at": _time(stored.admitted_us),
-        "sha256": sha256(stored.body).hexdigest(),
+        "sha256": record.sha256.hex(),
     }
 
 
@@ -161,7 +160,7 @@ def _queued(waiting: Waiting, why: Waits | None) -> dict[str, Any]:
         "at": _time(entry.admitted_us),
         "number": entry.number,
         "lane": entry.lane,
-        "bytes": len(entry.body),
+        "bytes": waiting.size,
         "key": seal.key if seal is not None else None,
         "batch": None if seal is None else seal.count,
         "waits": None
@@ -195,6 +194,8 @@ def _ended(note: Note) -> dict[str, Any]:
         is_open = note.state is State.QUEUED
         facts = {"state": "open" if is_open else "answered", "step" if is_open else "verdict": note.cause}
         facts["proceed"] = note.proceed
+    elif note.state is State.QUEUED and not note.destination:  # refused as invalid once; its destinations say the rest
+        facts = {"state": "taken", "cause": note.cause or None}
     elif note.state is State.QUEUED and note.kind not in EVIDENCE:
         facts = {"state": "ended", "note": TELEMETRY}
     elif note.state is State.QUEUED:

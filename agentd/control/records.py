@@ -44,6 +44,9 @@ class RecordControl:
         self._read = read
         self._monotonic = monotonic
 
+    def follow(self, config: Config) -> None:
+        self._config = config
+
     async def where(self, asked: str, viewer: Peer, *, admin: bool, grant: Grant) -> tuple[dict[str, Any] | None, str]:
         """What is known of it, None if nothing is that the viewer may see; and the sentence for that."""
         uid = None if admin else viewer.uid

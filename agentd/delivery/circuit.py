@@ -97,6 +97,12 @@ class Circuit(Struct):
         self.failures = 0
         return True
 
+    def try_now(self, now: float, *, anew: bool) -> None:
+        """Something was changed on our side: the next probe goes at once; `anew`, to who the platform takes for another, whatever rest it asked for."""
+        if self.health is not Health.OK:
+            self._rest_until = 0.0 if anew else self._rest_until
+            self.until = max(now, self._rest_until)
+
     def passing(self, deadline: float) -> bool:
         """Whether requests may go out before `deadline` without anybody's help: ok, or a short wait not yet repeated often."""
         if self.health is Health.OK:

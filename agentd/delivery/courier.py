@@ -11,19 +11,19 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
-
-from msgspec import Struct
+from collections.abc import Callable, Iterable, Sequence
 
 from agentd.ageing import Clocks
 from agentd.crashpoints import Point, reached
 from agentd.delivery import batcher
+from agentd.delivery.accounts import Counts, death_of, size_of
 from agentd.delivery.circuit import Circuit, Health
 from agentd.delivery.lanes import Hold, Lane, Lanes
 from agentd.delivery.ports import Outbox
 from agentd.delivery.sealing import Sealer, Wait
 from agentd.delivery.settings import Settings
-from agentd.delivery.waits import standing
+from agentd.delivery.throttle import Throttle
+from agentd.delivery.waits import next_step, standing
 from agentd.exchange import Attempt, Lost, Platform, Request, Response, Sending, Transport, Unencodable, told_at
 from agentd.outcomes import Cause, Delivered, Pause, Reject, Retry, Scope, Split, Unknown, Verdict
 from agentd.queued import Death, Entry, Seal, Try
@@ -31,21 +31,11 @@ from agentd.records import RUN_ENDS
 
 log = logging.getLogger("agentd.delivery")
 
-_ANSWER_CHARS = 2048
 # a lane that failed once or twice will go soon: to read its records from disk again would cost more (a third of the CPU in a
 # load with 10 % of 503)
 _PARK_AFTER_FAILURES = 3
 _RESERVED_S = 30.0  # how long to look away from a destination whose dead letters have no room
 _LETTERS_FULL = "the dead letters are full (dead_letters.max_bytes): replay or purge some"
-
-
-class Counts(Struct):
-    """What status and metrics show."""
-
-    requests: int = 0
-    retries: int = 0
-    records: int = 0
-    latency_s: float = 0.0
 
 
 class Courier:
@@ -67,9 +57,11 @@ class Courier:
         self.settings = settings
         self.platform = platform
         self.circuit = Circuit(settings.backoff)
-        self.lanes = Lanes()
+        self.lanes = Lanes(outbox.is_urgent)
+        self.throttle = Throttle(settings.max_in_flight, settings.rate, clock)
         self.counts = Counts()
         self.flush_through = 0
+        self.rounds = 0  # of the loop; `touch` has it go round, so that whoever asks gets an answer
         self._newest_only = frozenset(kind for kind, call in platform.calls.items() if call.newest_only)
         self._outbox = outbox
         self._age_us = age_us or Clocks(now_us, clock).age_us
@@ -108,6 +100,27 @@ class Courier:
         self.flush_through = max(self.flush_through, self._outbox.highest)
         self._release()
 
+    def exchange(self, settings: Settings, transport: Transport, *, probes: bool = False) -> None:
+        """From now on by these; what is under way ends as it began. With `probes` a destination that waits is tried at once."""
+        rotated = settings.keys != self.settings.keys
+        self.settings, self._transport = settings, transport
+        self.circuit.backoff = settings.backoff
+        self.throttle.follow(settings.max_in_flight, settings.rate)
+        sealed = [seal for lane in self._outbox.sealed_lanes() for seal in self._outbox.seals(lane)]
+        for fixed, seal in self._sealer.follow(settings, [(seal, self._outbox.members(seal)) for seal in sealed]):
+            lane = self.lanes.find(seal.lane)
+            if lane is None or not lane.in_flight:
+                _ = self._outbox.split(seal, [fixed])  # the same batch, with its bytes
+        if probes:
+            self.circuit.try_now(self._clock(), anew=rotated)
+        self._release()
+
+    def take_over(self, lanes: Iterable[str]) -> None:
+        """The queue is there already, with what another courier before has made of it."""
+        for key in list(lanes):
+            self._outbox.unblock(key)
+            self.lanes.touch(key)
+
     def suspend(self) -> None:
         """Start no request until `resume`; what is under way ends as it does."""
         self._suspended = True
@@ -143,6 +156,7 @@ class Courier:
             while True:
                 self._wake.clear()
                 self._step()
+                self.rounds += 1
                 await self._sleep()
         finally:
             for task in self._tasks:
@@ -150,7 +164,7 @@ class Courier:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _sleep(self) -> None:
-        at = None if self._suspended else self._next_time()
+        at = None if self._suspended else next_step(self.lanes, self.circuit, self.throttle, self._clock())
         if at is None:
             await self._wake.wait()
             return
@@ -160,12 +174,6 @@ class Courier:
                 await self._wake.wait()
         except TimeoutError:
             return
-
-    def _next_time(self) -> float | None:
-        times = [time for time in (self.lanes.next_time(),) if time is not None]
-        if self.circuit.health is not Health.OK and self.lanes.has_ready and not self.lanes.in_flight:
-            times.append(self.circuit.until)
-        return min(times, default=None)
 
     def _step(self) -> None:
         """Start whatever may start now."""
@@ -177,8 +185,8 @@ class Courier:
         self._outbox.fill()
         looked_at = 0
         bound = len(self.lanes) + 1  # a lane that is put back is not looked at again in this step
-        while looked_at < bound and self.circuit.room(now, self.lanes.in_flight, self.settings.max_in_flight):
-            lane = self.lanes.next_ready()
+        while looked_at < bound and self.circuit.room(now, self.lanes.in_flight, self.throttle.width):
+            lane = self.lanes.next_ready() if self.throttle.ready_at(now) <= now else None
             if lane is None:
                 break
             looked_at += 1
@@ -219,6 +227,7 @@ class Courier:
 
     def _start(self, lane: Lane, seal: Seal | None, entries: list[Entry]) -> None:
         self.lanes.begin(lane)
+        lane.leave = self.throttle.begin()
         task = asyncio.create_task(self._deliver(lane, seal, entries), name=f"deliver {self.settings.name} {lane.key}")
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._delivered(lane, done))
@@ -226,6 +235,7 @@ class Courier:
     def _delivered(self, lane: Lane, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self.lanes.finish(lane)
+        self.throttle.end(lane.leave)
         if not task.cancelled() and (error := task.exception()) is not None:
             # a defect of ours: the lane rests, nothing is lost, and the log has the whole of it
             log.error("%s: %s: %r", self.settings.name, lane.key, error, exc_info=error, extra={"action": "defect"})
@@ -269,13 +279,14 @@ class Courier:
     async def _send(self, lane: Lane, seal: Seal, entries: list[Entry], request: Request) -> None:
         if seal.tried and not self._sealer.call(entries[0].kind).repeat:
             reason = "an earlier try may have been taken, and this call must not be repeated"
-            await self._bury(lane, seal, entries, _death(Cause.OUTCOME_UNKNOWN, reason, lane, seal, None))
+            await self._bury(lane, seal, entries, death_of(Cause.OUTCOME_UNKNOWN, reason, lane, seal, None))
             return
-        key, secret = self.settings.api_key, self.settings.signing_secret
-        headers = self.platform.headers(Sending(key, seal.key, self._now_us() / 1e6, request.body, secret))
+        keys = self.settings.keys
+        headers = self.platform.headers(Sending(keys[0], seal.key, self._now_us() / 1e6, request.body, keys[1]))
         maybe_taken = seal.tried
         seal.tried = True
         begun = self._clock()
+        lane.leave.asked = True
         reached(Point.SEND_BEGUN)
         answer = await self._transport.send(request, headers)
         reached(Point.SEND_ANSWERED)
@@ -288,8 +299,11 @@ class Courier:
             seal.tried = maybe_taken  # turned away at the door: refused key, rate limit
         self.counts.requests += 1
         self.counts.latency_s += spent
+        self.throttle.heard(lane.leave, verdict, answer, self.lanes.in_flight)
         self._observe(type(verdict).__name__.lower(), spent, len(entries))
         reached(Point.VERDICT_GIVEN)
+        if isinstance(verdict, Pause) and keys != self.settings.keys:
+            return  # it was refused under a key that was exchanged meanwhile: it goes at once, under the new one
         await self._apply(verdict, lane, seal, entries, answer)
 
     # -- verdicts ----------------------------------------------------------------------------------------------------
@@ -314,7 +328,7 @@ class Courier:
             case Split() | Reject():
                 await self._reject(verdict.cause, verdict.reason, lane, seal, entries, answer)
             case Unknown():
-                death = _death(Cause.OUTCOME_UNKNOWN, verdict.reason, lane, seal, answer)
+                death = death_of(Cause.OUTCOME_UNKNOWN, verdict.reason, lane, seal, answer)
                 await self._bury(lane, seal, entries, death)
 
     async def _split(self, seal: Seal, entries: list[Entry]) -> None:
@@ -355,7 +369,7 @@ class Courier:
             await self._split(seal, entries)
         elif poisoned:
             reason = f"failed {lane.own_failures} times alone: {verdict.reason}"
-            await self._bury(lane, seal, entries, _death(Cause.REJECTED, reason, lane, seal, None))
+            await self._bury(lane, seal, entries, death_of(Cause.REJECTED, reason, lane, seal, None))
         else:
             wait_s = self.settings.backoff.wait(lane.failures, self._share(), verdict.after_s)
             self._hold(lane, Hold.BACKOFF, wait_s, verdict.reason)
@@ -377,12 +391,12 @@ class Courier:
         self, cause: Cause, reason: str, lane: Lane, seal: Seal, entries: list[Entry], answer: Response | Lost
     ) -> None:
         now = self._clock()
-        if self._outbox.dead_room(_size(entries)) and not self.circuit.refused(now, lane.key, reason):
+        if self._outbox.dead_room(size_of(entries)) and not self.circuit.refused(now, lane.key, reason):
             log.error("%s: paused: %s", self.settings.name, self.circuit.reason, extra={"action": "paused"})
             return
         if cause is Cause.REJECTED and self._has_ended(entries[0]):
             cause = Cause.RUN_ENDED
-        await self._bury(lane, seal, entries, _death(cause, reason, lane, seal, answer))
+        await self._bury(lane, seal, entries, death_of(cause, reason, lane, seal, answer))
 
     def _has_ended(self, entry: Entry) -> bool:
         kind, _, local_id = entry.lane.partition(":")
@@ -390,7 +404,7 @@ class Courier:
         return ref is not None and ref.ended
 
     async def _bury(self, lane: Lane, seal: Seal | None, entries: Sequence[Entry], death: Death) -> None:
-        if not self._outbox.dead_room(_size(entries)):
+        if not self._outbox.dead_room(size_of(entries)):
             self.circuit.pause(self._clock(), _LETTERS_FULL, _RESERVED_S)
             log.error("%s: paused: %s", self.settings.name, _LETTERS_FULL, extra={"action": "paused"})
             return
@@ -418,18 +432,13 @@ class Courier:
 
         False if none of the records alone makes it fall, or if it falls over everything: then the lane rests.
         """
-        for entry in entries:
-            try:
-                self._sealer.encode([entry], None)
-            except Unencodable:
-                continue
-            except Exception as alone:
-                reason = f"defect in the {self.platform.name} adapter: {alone!r}"
-                if not self.circuit.refused(self._clock(), lane.key, reason):
-                    return False
-                log.error("%s: %s", self.settings.name, reason, exc_info=error, extra={"action": "defect"})
-                await self._bury(lane, None, [entry], Death(Cause.UNENCODABLE, reason))
-                return True
+        for entry, alone in self._sealer.defects(entries):
+            reason = f"defect in the {self.platform.name} adapter: {alone!r}"
+            if not self.circuit.refused(self._clock(), lane.key, reason):
+                return False
+            log.error("%s: %s", self.settings.name, reason, exc_info=error, extra={"action": "defect"})
+            await self._bury(lane, None, [entry], Death(Cause.UNENCODABLE, reason))
+            return True
         return False
 
     def _hold(self, lane: Lane, hold: Hold, wait_s: float, reason: str) -> None:
@@ -438,13 +447,3 @@ class Courier:
             self._outbox.fill()
         elif hold is not Hold.BACKOFF or lane.failures >= _PARK_AFTER_FAILURES:
             self._outbox.block(lane.key)
-
-
-def _size(entries: Sequence[Entry]) -> int:
-    return sum(len(entry.body) for entry in entries)
-
-
-def _death(cause: Cause, reason: str, lane: Lane, seal: Seal, answer: Response | Lost | None) -> Death:
-    status = answer.status if isinstance(answer, Response) else None
-    text = answer.body.decode(errors="replace")[:_ANSWER_CHARS] if isinstance(answer, Response) else ""
-    return Death(cause, reason, lane.failures + 1, status, text, seal.key, tuple(lane.history))

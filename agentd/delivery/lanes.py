@@ -1,20 +1,23 @@
 """Which lanes may send, in which order, and when to look at a lane again. Pure: `now` in, lane names out.
 
 A lane has at most one request under way. Ready lanes wait in the order in which they became ready, so that no lane
-starves another; lanes that wait for a time stand in a heap.
+starves another; lanes that wait for a time stand in a heap. Where requests are scarce (a rate limit, few at a time) lanes that hold
+something urgent go first, but of four requests one is for the others as long as some of them are ready.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from agentd.delivery.throttle import Leave
 from agentd.queued import Try
 
 TRIES_KEPT = 16
+URGENT_IN_A_ROW = 3  # then one of the others
 POISON_TRIES = 20
 POISON_S = 3600.0
 
@@ -35,6 +38,8 @@ class Lane(Struct):
     key: str
     in_flight: bool = False
     ready: bool = False
+    urgent: bool = False  # when it was taken off
+    leave: Leave = field(default_factory=Leave)  # of the request under way
     hold: Hold | None = None
     at: float = 0.0
     reason: str = ""
@@ -67,15 +72,20 @@ class Lane(Struct):
 class Lanes:
     """The lanes of one destination."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_urgent: Callable[[str], bool] = lambda _lane: False) -> None:
+        """`is_urgent` is asked of each lane once for each time it becomes ready or has something new."""
+        self._is_urgent = is_urgent
         self._lanes: dict[str, Lane] = {}
-        self._ready: dict[str, None] = {}  # in order of becoming ready
+        self._fresh: dict[str, None] = {}  # ready, still to be sorted into the next two
+        self._urgent: dict[str, None] = {}  # in order of becoming ready
+        self._ready: dict[str, None] = {}
+        self._in_a_row = 0  # requests of urgent lanes
         self._timers: list[tuple[float, str]] = []
         self._references: set[str] = set()  # lanes that were held for a reference, some of them not any more
         self.in_flight = 0
 
     def __repr__(self) -> str:
-        return f"<Lanes {len(self._lanes)} known, {len(self._ready)} ready, {self.in_flight} in flight>"
+        return f"<Lanes {len(self._lanes)} known, {len(self._ready | self._urgent | self._fresh)} ready, {self.in_flight} in flight>"
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -96,6 +106,8 @@ class Lanes:
     def touch(self, key: str) -> bool:
         """The lane has something new: look at it, unless it waits for what news don't change. True if it was blocked."""
         lane = self.get(key)
+        if lane.ready and key in self._ready:
+            self._fresh[key] = None  # the news may be urgent; if not, it keeps its place
         if lane.in_flight or lane.ready or lane.hold in (Hold.BACKOFF, Hold.FORBIDDEN):
             return False
         blocked = lane.hold is Hold.REFERENCE
@@ -105,7 +117,7 @@ class Lanes:
 
     def _make_ready(self, lane: Lane) -> None:
         lane.ready = True
-        self._ready[lane.key] = None
+        self._fresh[lane.key] = None
 
     def expire(self, now: float) -> list[str]:
         """Lanes whose time has come are ready again. Returns those that were blocked."""
@@ -123,19 +135,31 @@ class Lanes:
         return unblocked
 
     def next_ready(self) -> Lane | None:
-        """The lane that has been ready longest; it is taken off."""
-        if not self._ready:
+        """The urgent lane that has been ready longest, or of the others, if it is their turn or there is none; it is taken off."""
+        self._sort()
+        due = self._urgent if self._urgent and not (self._ready and self._in_a_row >= URGENT_IN_A_ROW) else self._ready
+        if not due:
             return None
-        key = next(iter(self._ready))
-        del self._ready[key]
+        key = next(iter(due))
+        del due[key]
         lane = self._lanes[key]
-        lane.ready = False
+        lane.ready, lane.urgent = False, due is self._urgent
         return lane
+
+    def _sort(self) -> None:
+        for key in self._fresh:
+            if not self._is_urgent(key):
+                self._ready.setdefault(key)
+            elif key not in self._urgent:
+                self._ready.pop(key, None)
+                self._urgent[key] = None
+        self._fresh.clear()
 
     def begin(self, lane: Lane) -> None:
         """A request of this lane is under way."""
         lane.in_flight = True
         self.in_flight += 1
+        self._in_a_row = self._in_a_row + 1 if lane.urgent else 0
 
     def finish(self, lane: Lane) -> None:
         """It is not under way any more."""
@@ -196,7 +220,7 @@ class Lanes:
 
     @property
     def has_ready(self) -> bool:
-        return bool(self._ready)
+        return bool(self._ready or self._urgent or self._fresh)
 
     def waiting(self) -> list[Lane]:
         """Lanes that are held for a reason that somebody may want to see."""

@@ -48,6 +48,10 @@ class Outbox(Lookup, Protocol):
         """A sealed batch's records that have not ended; None while they are not all in memory."""
         ...
 
+    def is_urgent(self, lane: str) -> bool:
+        """Whether the lane's part in memory holds something urgent (agentd.records.URGENT)."""
+        ...
+
     def seals(self, lane: str) -> Sequence[Seal]:
         """The lane's sealed batches, the first to be sent first."""
         ...

@@ -12,6 +12,8 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 
+from msgspec import structs
+
 from agentd.delivery.lanes import Hold
 from agentd.delivery.ports import Lookup
 from agentd.delivery.settings import Settings
@@ -21,6 +23,8 @@ from agentd.outcomes import Cause
 from agentd.queued import DEAD, GATE_LANE, KNOWN, Entry, Ref, Seal, is_anothers
 
 log = logging.getLogger("agentd.delivery")
+
+_FORMER_KEPT = 8  # settings that differ in what shapes a batch's bytes
 
 
 class Wait(Exception):  # noqa: N818 - a turn of the loop, not an error
@@ -51,7 +55,7 @@ class Planted(Unencodable):
 
 
 class Sealer:
-    """Makes batches for one destination; it has no state of its own."""
+    """Makes batches for one destination; what it remembers is how batches were made before the settings changed."""
 
     def __init__(self, settings: Settings, platform: Platform, outbox: Lookup, age_us: Callable[[int], int]) -> None:
         """`age_us` says how long ago a record was admitted."""
@@ -59,6 +63,29 @@ class Sealer:
         self.platform = platform
         self._outbox = outbox
         self._age_us = age_us
+        self._former: list[Settings] = []  # that sealed batches may have been made by, the latest first
+
+    def follow(
+        self, settings: Settings, sealed: Sequence[tuple[Seal, Sequence[Entry] | None]]
+    ) -> list[tuple[Seal, Seal]]:
+        """Make batches by these from now on. `sealed` are those that there are, with their records as far as they are in memory.
+
+        Returns those whose bytes a later start could not make again, each with its bytes and as it was. One whose records are
+        not in memory can be made again as long as we live.
+        """
+        former, self.settings = self.settings, settings
+        if not sealed:
+            self._former = []
+        elif former.dialect != settings.dialect:
+            others = [one for one in self._former if one.dialect != former.dialect]
+            self._former = [former, *others][:_FORMER_KEPT]
+            bare = [(seal, entries) for seal, entries in sealed if seal.body is None and entries]
+            return [(fixed, seal) for seal, entries in bare if (fixed := self._with_body(seal, entries)) is not None]
+        return []
+
+    def _with_body(self, seal: Seal, entries: Sequence[Entry]) -> Seal | None:
+        request = self._as_sealed(self.call(entries[0].kind), entries, seal)
+        return None if request is None else structs.replace(seal, body=request.body, path=request.path)
 
     def call(self, kind: str) -> Call:
         return self.platform.calls[kind]
@@ -128,9 +155,10 @@ class Sealer:
 
         Ids as they are known now, ids taken as the platform's own, or none; and `inject_id` as it may have been.
         """
-        for inject_id in (self.settings.inject_id, not self.settings.inject_id):
-            for resolve in (self._platform_id, lambda _kind, local_id: local_id, lambda _kind, _local_id: None):
-                yield Context(self.settings.agent_of, resolve, inject_id, self.settings.options)
+        for settings in (self.settings, *self._former):
+            for inject_id in (settings.inject_id, not settings.inject_id):
+                for resolve in (self._platform_id, lambda _kind, local_id: local_id, lambda _kind, _local_id: None):
+                    yield Context(settings.agent_of, resolve, inject_id, settings.options)
 
     def encode(self, entries: Sequence[Entry], seal: Seal | None) -> Request:
         """The batch's request, as it was sealed if it was. Raises Unencodable."""
@@ -143,11 +171,9 @@ class Sealer:
 
     def _encode_as_sealed(self, call: Call, entries: Sequence[Entry], seal: Seal) -> Request:
         """The same bytes as at the first try, also where an id went as the platform's own that is known or dead by now."""
-        for context in self._contexts():
-            with contextlib.suppress(Unencodable):
-                request = self.platform.encode(call, entries, context)
-                if hashlib.sha256(request.body).digest() == seal.sha256:
-                    return request
+        request = self._as_sealed(call, entries, seal)
+        if request is not None:
+            return request
         log.error(
             "%s: batch %s encodes to other bytes than it was sealed with",
             self.settings.name,
@@ -155,6 +181,24 @@ class Sealer:
             extra={"action": "reseal"},
         )
         return self.platform.encode(call, entries, self._context())
+
+    def _as_sealed(self, call: Call, entries: Sequence[Entry], seal: Seal) -> Request | None:
+        for context in self._contexts():
+            with contextlib.suppress(Unencodable):
+                request = self.platform.encode(call, entries, context)
+                if hashlib.sha256(request.body).digest() == seal.sha256:
+                    return request
+        return None
+
+    def defects(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Exception]]:
+        """The records over which the adapter falls that should have refused them, each with how."""
+        for entry in entries:
+            try:
+                self.encode([entry], None)
+            except Unencodable:
+                continue
+            except Exception as error:  # noqa: BLE001 - whatever a defect of ours raises
+                yield entry, error
 
     def new_seal(self, entries: Sequence[Entry], request: Request) -> Seal:
         """The seal of a batch: its bounds, what lies between them that is not its own, its key and its digest."""

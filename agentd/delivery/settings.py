@@ -23,6 +23,13 @@ class Settings(Struct, frozen=True):
     inject_id: bool = True
     options: Mapping[str, str] = {}
     signing_secret: str | None = None
+    rate: float | None = None  # requests a second
+    dialect: object = None  # what of the configuration shapes the bytes of a batch: equal where they would be
+
+    @property
+    def keys(self) -> tuple[str, str | None]:
+        """The secrets that a request goes out under."""
+        return self.api_key, self.signing_secret
 
     def __repr__(self) -> str:
         """Without the secrets."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from agentd.delivery.circuit import Circuit, Health
 from agentd.delivery.lanes import Hold, Lane, Lanes
+from agentd.delivery.throttle import Throttle
 
 
 class Why(StrEnum):
@@ -69,6 +70,16 @@ def standing(lanes: Lanes, circuit: Circuit, now: float) -> tuple[str, str | Non
     if held:
         return "ok", f"{len(held)} lanes wait: {held[0].reason}", max(0.0, held[0].at - now)
     return "ok", None, None
+
+
+def next_step(lanes: Lanes, circuit: Circuit, throttle: Throttle, now: float) -> float | None:
+    """When there is something to do by the clock alone; None: not before there are news."""
+    times = [time for time in (lanes.next_time(),) if time is not None]
+    if lanes.has_ready and (by_rate := throttle.ready_at(now)) > now:
+        times.append(by_rate)
+    if circuit.health is not Health.OK and lanes.has_ready and not lanes.in_flight:
+        times.append(circuit.until)
+    return min(times, default=None)
 
 
 def tally(lanes: Lanes) -> dict[str, int]:

@@ -97,6 +97,10 @@ class Book:
     def __len__(self) -> int:
         return len(self._gates)
 
+    def follow(self, max_bytes: int) -> None:
+        """All rows take so much at most, from the next one on."""
+        self._max_bytes = max_bytes
+
     def __repr__(self) -> str:
         return f"<Book {len(self)} gates, {self._bytes} bytes>"
 

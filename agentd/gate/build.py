@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypedDict, cast
 
 import msgspec
 
@@ -19,6 +19,7 @@ from agentd.intake import Peer, Sink
 from agentd.intake.admit import Limits
 from agentd.intake.routing import Route
 from agentd.records import Event
+from agentd.redact.engine import Redactor
 from agentd.sections import Config, Destination
 from agentd.spool.gaterows import GateRow
 from agentd.spool.gates import GateShelf
@@ -50,6 +51,13 @@ class Site(Protocol):
     def route(self) -> Route: ...
 
 
+class Outlet(Way, Protocol):
+    """A way out that somebody keeps a rate of."""
+
+    @property
+    def spend(self) -> Callable[[], None]: ...
+
+
 class Gating(Protocol):
     """An adapter that has gates."""
 
@@ -60,31 +68,60 @@ def build_keeper(
     sites: Mapping[str, Site],
     config: Config,
     *,
-    ways: Mapping[str, Way],
+    ways: Mapping[str, Outlet],
     spool: Spool,
     sink: Sink,
     trusted_uids: Iterable[int],
     clocks: Clocks,
+    redactor: Redactor | None = None,
 ) -> Keeper:
-    """The gates of every destination that has some; `start` is still to be called."""
-    backoff = Backoff(float(config.retry.initial), float(config.retry.max))
+    """The gates of every destination that has some; `start` is still to be called. `sites` may change behind it (`follow`)."""
     return Keeper(
-        [_desk(site, ways[name], backoff) for name, site in sites.items()],
-        GateShelf(spool),
-        Limits(int(config.intake.max_record_bytes), config.intake.max_depth),
-        reference_wait_s=float(config.intake.reference_wait),
-        remember_s=float(config.gate.remember),
-        follow_s=float(config.gate.follow),
+        _desks(sites, config, ways),
+        GateShelf(spool, redactor),
+        _limits(config),
+        redactor=redactor,
+        **_times(config),
         open_bytes=int(config.memory.budget) // _OPEN_SHARE,
         index_bytes=int(config.memory.budget) // _INDEX_SHARE,
-        announce=_announcer([site.route() for site in sites.values()], sink),
+        announce=_announcer(sites, sink),
         trusted_uids=trusted_uids,
         now_us=clocks.now_us,
         clocks=clocks,
     )
 
 
-def _desk(site: Site, way: Way, backoff: Backoff) -> Desk:
+def follow(
+    keeper: Keeper, sites: Mapping[str, Site], config: Config, *, ways: Mapping[str, Outlet], trusted_uids: Iterable[int]
+) -> None:
+    """The same keeper by another configuration."""
+    keeper.follow(_desks(sites, config, ways), _limits(config), trusted_uids, **_times(config))
+
+
+class _Times(TypedDict):
+    reference_wait_s: float
+    remember_s: float
+    follow_s: float
+
+
+def _times(config: Config) -> _Times:
+    return {
+        "reference_wait_s": float(config.intake.reference_wait),
+        "remember_s": float(config.gate.remember),
+        "follow_s": float(config.gate.follow),
+    }
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(int(config.intake.max_record_bytes), config.intake.max_depth)
+
+
+def _desks(sites: Mapping[str, Site], config: Config, ways: Mapping[str, Outlet]) -> list[Desk]:
+    backoff = Backoff(float(config.retry.initial), float(config.retry.max))
+    return [_desk(site, ways[name], backoff) for name, site in sites.items()]
+
+
+def _desk(site: Site, way: Outlet, backoff: Backoff) -> Desk:
     route = site.route()
     return Desk(
         name=site.name,
@@ -101,16 +138,16 @@ def _desk(site: Site, way: Way, backoff: Backoff) -> Desk:
         agent_of=site.agent_of,
         options=site.destination.options or {},
         open_mode=site.destination.fail_mode == "open",
+        spend=way.spend,
     )
 
 
-def _announcer(routes: Iterable[Route], sink: Sink) -> Callable[[GateRow, dict[str, Any]], None]:
+def _announcer(sites: Mapping[str, Site], sink: Sink) -> Callable[[GateRow, dict[str, Any]], None]:
     """Queues the event of a verdict in the name of whoever asked; where nobody takes events there is none to queue."""
-    taking = tuple(routes)
 
     def announce(gate: GateRow, payload: dict[str, Any]) -> None:
         source = gate.source
-        if gate.run_id is None or not any(route.takes("event", source.agent) for route in taking):
+        if gate.run_id is None or not any(site.route().takes("event", source.agent) for site in sites.values()):
             return
         event = Event(
             run_id=gate.run_id, type=f"gate.{gate.gate}", level="warn", payload=msgspec.Raw(encode(payload)),

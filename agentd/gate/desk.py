@@ -16,6 +16,7 @@ from agentd.gating import Gate
 from agentd.queued import Ref
 from agentd.spool.gaterows import GateRow, Stored
 
+_OWN = frozenset({"breaker", "polls", "counts"})  # of a desk, whatever is configured
 POLLS = 16  # of one destination at once, for gates that nobody waits for any more
 
 
@@ -80,8 +81,16 @@ class Desk(Struct):
     agent_of: Callable[[str], str] = lambda local: local
     options: Mapping[str, str] = {}
     open_mode: bool = False  # fail_mode = "open"
+    spend: Callable[[], None] = lambda: None  # hears of each request: gates are not held back by a rate limit, records are
     polls: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(POLLS))
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (gate, verdict), since the start
+
+    def follow(self, other: Desk) -> None:
+        """Be as the other is, for whoever has this one already, but for what was counted and learned."""
+        for name in self.__struct_fields__:
+            if name not in _OWN:
+                setattr(self, name, getattr(other, name))
+        self.breaker.backoff = other.breaker.backoff
 
     def __repr__(self) -> str:
         """Without the secrets."""

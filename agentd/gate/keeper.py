@@ -40,6 +40,8 @@ from agentd.gating import Word
 from agentd.identity import Uuid7
 from agentd.intake import GateRefusal, Grant, Peer
 from agentd.intake.admit import Limits
+from agentd.redact.build import no_redactor
+from agentd.redact.engine import Redactor
 from agentd.spool.gaterows import GateRow, Step, Stored, brief_of
 from agentd.standin import Asked
 
@@ -93,6 +95,7 @@ class Keeper:
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         clocks: Clocks | None = None,
         share: Callable[[], float] = random.random,
+        redactor: Redactor | None = None,
     ) -> None:
         """`announce(gate, payload)` queues the event `gate.<name>` of a gate's run.
 
@@ -101,7 +104,10 @@ class Keeper:
         self.desks = {desk.name: desk for desk in desks}
         self._register = register = Register(shelf, open_bytes, index_bytes)
         self._shelf = shelf
-        self._reception = Reception(self.desks, shelf, limits, new_id or Uuid7(), now_us, frozenset(trusted_uids))
+        self.redactor = redactor or no_redactor()
+        self._reception = Reception(
+            self.desks, shelf, limits, new_id or Uuid7(), now_us, frozenset(trusted_uids), self.redactor
+        )
         self._announce_event = announce
         self._remember_us = int(remember_s * 1e6)
         self._now_us = now_us
@@ -111,6 +117,7 @@ class Keeper:
             shelf, clock, now_us, self._clocks.age_us, share, reference_wait_s, follow_s,
             register.recorded, register.forgotten, self._announce,
         )  # fmt: skip
+        self._away: dict[str, Desk] = {}  # left the configuration since the start
         self._owed = Owed()
         self._resolver = Resolver(register, self._common, self._begin)
         self._leftovers = Leftovers(self.desks, register, self._common, self._begin, self._announce_closed)
@@ -142,6 +149,34 @@ class Keeper:
         self._register.flows[flow.gate.gate_id] = flow
         flow.task = asyncio.create_task(_run(flow), name=f"gate {flow.gate.gate_id}")
         flow.task.add_done_callback(lambda task: None if task.cancelled() else self._register.ended(flow))
+
+    def follow(
+        self,
+        desks: Iterable[Desk],
+        limits: Limits,
+        trusted_uids: Iterable[int],
+        *,
+        reference_wait_s: float,
+        remember_s: float,
+        follow_s: float,
+    ) -> None:
+        """By these from now on. Gates at a desk that is gone go on as they are: it stays theirs until it comes back."""
+        self._reception.follow(limits, frozenset(trusted_uids))
+        self._remember_us = int(remember_s * 1e6)
+        self._common.reference_wait_s, self._common.follow_s = reference_wait_s, follow_s
+        self._register.book.follow(self._shelf.max_bytes)
+        new = {desk.name: desk for desk in desks}
+        for name in [name for name in self.desks if name not in new]:
+            self._away[name] = self.desks.pop(name)
+        for name, desk in new.items():
+            known = self.desks.get(name) or self._away.get(name)
+            if known is not None and known.identity == desk.identity:
+                known.follow(desk)
+            is_back = name not in self.desks
+            self.desks[name] = known if known is not None and known.identity == desk.identity else desk
+            self._away.pop(name, None)
+            if is_back:
+                self._leftovers.returned(self.desks[name], self._resolver.is_at)
 
     def tick(self) -> None:
         """Forget what is old; about once a second."""
@@ -193,6 +228,7 @@ class Keeper:
             again = None if before is None else before.brief.gate_id
             gate = self._reception.gate(asking, desk, agent, peer, origin="http", grant=grant, again=again)
             self._reception.check_fields(gate, desk, peer, grant)
+            self._reception.remember(gate.gate_id, asking)
             flow = self._put_on_record(gate, desk, before)
         return await self._answer(flow, until, repeated=repeated)
 
@@ -201,7 +237,7 @@ class Keeper:
         if self._closed:
             raise GateRefusal(503, "draining", "agentd is stopping")
         before = None if asking.key is None else self._register.book.under(owner_of(peer.uid, peer.token), asking.key)
-        if before is not None and before.brief.digest != self._reception.digest(asking, desk, agent):
+        if before is not None and self._reception.is_another(before.brief, asking, desk, agent):
             raise GateRefusal(
                 409,
                 "gate_key_conflict",
@@ -336,7 +372,10 @@ class Keeper:
         flow = self._register.flow(gate_id)
         if flow is not None and wait_s > 0:
             await self._wait(flow.last_word(), self._clock() + wait_s)
-            return answers.facts_of(flow.gate, flow.trouble)
+            kept = self.redactor.question(
+                flow.gate.request
+            )  # as it will be on record; the platform's word is the asker's
+            return answers.facts_of(flow.gate, flow.trouble) | {"request": msgspec.Raw(kept.body)}
         seen = await self._register.see(stored)
         return None if seen is None else answers.facts_of(*seen)
 

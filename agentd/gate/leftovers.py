@@ -58,7 +58,22 @@ class Leftovers:
                 extra={"action": "removed", "destination": gate.destination},
             )  # fmt: skip
             self._homeless[gate.gate_id] = gate
-        elif gate.identity != desk.identity:
+        else:
+            self._go_on(gate, desk)
+
+    def returned(self, desk: Desk, is_resolved: Callable[[str], bool]) -> None:
+        """The destination is back in the configuration: what waited for it is followed on."""
+        waiting = [
+            gate for gate in self._homeless.values() if gate.destination == desk.name and gate.gate in desk.gates
+        ]
+        for gate in [gate for gate in waiting if not is_resolved(gate.gate_id)]:
+            del self._homeless[gate.gate_id]
+            stored = self._register.book.get(gate.gate_id)
+            if stored is not None and stored.brief.step is Step.PENDING:
+                self._go_on(gate, desk)
+
+    def _go_on(self, gate: GateRow, desk: Desk) -> None:
+        if gate.identity != desk.identity:
             reason = f"{gate.destination} is another platform or account now: what became of it is not known here"
             self._close(decided(gate, Ruling(Word.UNAVAILABLE, reason, acted=True), self._common.now_us()))
         else:

@@ -23,9 +23,12 @@ from agentd.intake import GateRefusal, Grant, Peer
 from agentd.intake.admit import Limits
 from agentd.queued import DEAD, Ref, Source
 from agentd.records import Id
-from agentd.spool.gaterows import GateRow
+from agentd.redact.build import no_redactor
+from agentd.redact.engine import Redactor
+from agentd.spool.gaterows import Brief, GateRow
 
 _EVERYTHING = Grant()
+_EXACT = 4096  # of 32 bytes each
 _IDENTITY = Context(lambda local: local, lambda _kind, local_id: local_id)
 
 
@@ -40,13 +43,21 @@ class Reception:
         new_id: Callable[[], bytes],
         now_us: Callable[[], int],
         trusted_uids: frozenset[int],
+        redactor: Redactor | None = None,
     ) -> None:
-        self.limits = limits
+        self._redactor = redactor or no_redactor()
+        self._exact: dict[
+            str, bytes
+        ] = {}  # of questions that hold a secret: what tells them apart, in this process alone
+        self.follow(limits, trusted_uids)
         self._desks = desks
         self._shelf = shelf
         self._new_id = new_id
         self._now_us = now_us
-        self._trusted = trusted_uids
+
+    def follow(self, limits: Limits, trusted_uids: frozenset[int]) -> None:
+        """By these from now on."""
+        self.limits, self._trusted = limits, trusted_uids
 
     def place(self, asking: Asking, peer: Peer, grant: Grant) -> tuple[Desk, str]:
         """The desk that the question goes to, and the agent that asks it. Raises GateRefusal."""
@@ -185,7 +196,27 @@ class Reception:
     def digest(self, asking: Asking, desk: Desk, agent: str) -> bytes:
         """What makes two askings under one key the same."""
         named = agent or desk.default_agent  # the same one, whether its run was known already or not
-        return digest_of(asking.gate, desk.name, named, asking.run_id, bytes(asking.request))
+        kept = self._redactor.question(bytes(asking.request))  # of what is on disk: nobody can try out secrets on it
+        return digest_of(asking.gate, desk.name, named, asking.run_id, kept.body)
+
+    def is_another(self, before: Brief, asking: Asking, desk: Desk, agent: str) -> bool:
+        """Whether an asking under the key of an earlier one is another question.
+
+        What differs in a masked secret alone is told apart until the next start; with `redact.mode = "hash"` after it, too.
+        """
+        if before.digest != self.digest(asking, desk, agent):
+            return True
+        exact = self._exact.get(before.gate_id)
+        return exact is not None and exact != self._redactor.fingerprint(bytes(asking.request))
+
+    def remember(self, gate_id: str, asking: Asking) -> None:
+        """The question that is asked under a key, in case it holds a secret."""
+        request = bytes(asking.request)
+        if asking.key is None or (exact := self._redactor.fingerprint(request)) is request:
+            return
+        while len(self._exact) >= _EXACT:
+            del self._exact[next(iter(self._exact))]
+        self._exact[gate_id] = exact
 
     def gate(
         self,

@@ -128,6 +128,7 @@ class Sender:
     async def fetch(self, request: Request, timeout_s: float, way: Way | None = None, key: str = "") -> Response | Lost:
         """One request, circuit or not. A look has no key: it may be a POST too, and would get the first answer again."""
         desk = self.desk
+        desk.spend()
         sending = Sending(desk.api_key, key, self.common.now_us() / 1e6, request.body, desk.signing_secret)
         headers = {name: value for name, value in desk.platform.headers(sending).items() if value}
         return await (way or desk.way).send(request, headers, timeout_s=timeout_s, limit=GATE_ANSWER_BYTES)

@@ -22,6 +22,10 @@ class Access:
 
     def __init__(self, security: Security = Security(), tokens: Sequence[str] = ()) -> None:  # noqa: B008 - frozen
         """`tokens` are the secrets of `security.tokens`, in their order; none where nothing listens on TCP."""
+        self.follow(security, tokens)
+
+    def follow(self, security: Security, tokens: Sequence[str]) -> None:
+        """By these rules from now on, also on connections that there are."""
         self._digests = [_digest(token) for token in tokens]
         self._tokens = [_grant(rule.agent_ids, rule.destinations) for rule in security.tokens[: len(tokens)]]
         self._uids = {rule.uid: _grant(rule.agent_ids) for rule in security.peers}

@@ -12,8 +12,7 @@ stored twice where it was taken: nothing tells it from another one like it. The 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -26,6 +25,7 @@ from agentd.intake.dedupe import Part, Seen, Window, digest
 from agentd.intake.evidence import Sender, allowed_by, refused_record
 from agentd.intake.order import Place, Turns
 from agentd.intake.orphans import ORIGIN, Process
+from agentd.intake.redacting import Prepared, content_of, prepare
 from agentd.intake.routing import Route, Table
 from agentd.intake.whose import Owners, Refusal, Whose
 from agentd.outcomes import Cause
@@ -33,7 +33,6 @@ from agentd.queued import Entry, Ref, Refused, Source
 from agentd.records import (
     INTRODUCES,
     RUN_ENDS,
-    TIME_FIELDS,
     LossClass,
     Record,
     RunCancel,
@@ -44,7 +43,9 @@ from agentd.records import (
     loss_class,
     order_key,
 )
-from agentd.wire import Rejected, decode_record, deeper_than, encode
+from agentd.redact.build import no_redactor
+from agentd.redact.engine import Redactor
+from agentd.wire import Rejected, decode_record, deeper_than
 
 FULL = "spool full"
 _OVERHEAD = 64  # bytes of a record on disk beside its body
@@ -54,7 +55,7 @@ _EVERYTHING = Grant()
 class Shelf(Owners, Protocol):
     """What admission asks of the spool."""
 
-    def room_for(self, destination: str, size: int, loss: LossClass) -> bool: ...
+    def room_for(self, destination: str, size: int, loss: LossClass, uid: int | None = None) -> bool: ...
     def quota(self, destination: str) -> int: ...
     def number(self, destination: str) -> int: ...
     def introduce(self, ref: Ref) -> Ref: ...
@@ -111,12 +112,13 @@ class _Sender(Struct):
     grant: Grant
     origin: str
     now_us: int
+    redaction: int  # version of the rules in force
     sources: dict[str, Source] = field(default_factory=dict)
 
     def source(self, agent: str) -> Source:
         known = self.sources.get(agent)
         if known is None:
-            known = self.sources[agent] = Source(agent, self.peer.uid, self.peer.pid, self.origin)
+            known = self.sources[agent] = Source(agent, self.peer.uid, self.peer.pid, self.origin, self.redaction)
         return known
 
 
@@ -138,17 +140,23 @@ class Admission:
         *,
         grants: Callable[[Peer], Grant] = _everything,
         notices: Notices | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         """`trusted_uids` may use every user's references, on the Unix socket; `grants` says what a peer may do."""
+        self.redactor = redactor or no_redactor()
         self._notices = notices
         self._shelf = shelf
         self._window = window
-        self._limits = limits
         self._new_id = new_id
         self._grants = grants
-        self._decide = Whose(table, shelf, trusted_uids).decide
+        self.follow(table, limits, trusted_uids)
         self.accepted = 0
         self.refused: Counter[str] = Counter()
+
+    def follow(self, table: Table, limits: Limits, trusted_uids: Iterable[int]) -> None:
+        """Decide by these from now on."""
+        self._limits = limits
+        self._decide = Whose(table, self._shelf, trusted_uids).decide
 
     def admit(
         self,
@@ -162,27 +170,33 @@ class Admission:
         hold: bool = False,
         behind: Iterable[Place] = (),
         grant: Grant | None = None,
+        hits: dict[int, Mapping[str, int]] | None = None,
     ) -> Admitted:
         """Decide over the items of a message, each with its place in it.
 
         `turned_away` is the stream's memory of what has to come first (`order.Turns.away`), `seq` the message's. With `hold` the refused wait
-        here, and `behind` says where others wait already. `grant` is the peer's, where it is not what the rules say now.
+        here, and `behind` says where others wait already. `grant` is the peer's, where it is not what the rules say now. `hits` are the
+        redaction rules' by index, of what was here before.
         """
+        hits = {} if hits is None else hits
         outcome = Admitted(Turns({} if turned_away is None else turned_away, seq, hold), process=peer.process)
         if behind:
             outcome.turns.wait_behind(behind)
-        sender = _Sender(peer, grant or self._grants(peer), origin, now_us)
-        for index, item in items:
+        sender = _Sender(peer, grant or self._grants(peer), origin, now_us, self.redactor.version)
+        for one in prepare(items, self.redactor, hits):
+            index, item = one.index, one.item
             try:
                 if isinstance(item, RecordError):
-                    raise Refusal(Cause.INVALID, str(item))  # noqa: TRY301 - one way out for every refusal
-                self._admit_one(index, item, sender, outcome)
+                    raise Refusal(Cause.INVALID, self.redactor.text(str(item)))  # noqa: TRY301 - one way out for every refusal
+                self._admit_one(one, item, hits.get(index), sender, outcome)
                 outcome.accepted += 1
             except Refusal as refusal:
                 self.refused[refusal.cause.value] += 1
                 outcome.rejected.append(Rejected(index, str(refusal)))
                 if refusal.cause is Cause.INVALID:
-                    outcome.invalid += self.evidence(item, str(refusal), peer, origin, sender.grant)
+                    outcome.invalid += self.evidence(
+                        item, str(refusal), peer, origin, sender.grant, hits=hits.get(index)
+                    )
             except _NoRoom as full:
                 self._refuse(index, item, full, outcome)
         self.accepted += outcome.accepted
@@ -196,12 +210,20 @@ class Admission:
         origin: str,
         grant: Grant | None = None,
         kind: str = "",
+        hits: Mapping[str, int] | None = None,
     ) -> list[Refused]:
         """What of a record that was refused as invalid is kept; nothing, unless it is a decision or a lifecycle record."""
         allowed = None if peer.local else allowed_by(grant or self._grants(peer))
-        sender = Sender(peer.uid, peer.pid, origin, allowed)
+        sender = Sender(peer.uid, peer.pid, origin, allowed, self.redactor.version)
+        if isinstance(item, RecordError):
+            redacted = self.redactor.raw(item.raw)
+            item, hits = RecordError(str(item), raw=redacted.body), {**(hits or {}), **redacted.hits}
+        reason = self.redactor.text(reason)
         kept = refused_record(item, reason, sender, self._limits.max_record_bytes, self._new_id, kind)
-        return [] if kept is None else [kept]
+        if kept is None:
+            return []
+        kept.redactions = dict(hits or {})
+        return [kept]
 
     def turn_back(self, outcome: Admitted) -> None:
         """The disk had no room for it: what may not be shed comes again, and before what is younger."""
@@ -218,22 +240,21 @@ class Admission:
         if outcome.turns.hold:
             outcome.waiting.update((name, order_key(record)) for name in full.names)
 
-    def _admit_one(self, index: int, record: Record, sender: _Sender, outcome: Admitted) -> None:
+    def _admit_one(
+        self, one: Prepared, record: Record, hits: Mapping[str, int] | None, sender: _Sender, outcome: Admitted
+    ) -> None:
         """Raises Refusal, or _NoRoom where some of its destinations, or all, have none."""
-        kind = kind_of(record)
-        for name in TIME_FIELDS[kind]:
-            _to_utc(record, name)
-        body = encode(record)
-        self._check_form(record, body)
+        index, kind, body = one.index, kind_of(record), one.body
+        self._check_form(record, one.sent or body)
         agent, routes = self._decide(record, kind, sender.peer, sender.grant)
         content, seen, lacking = b"", Seen.NEW, routes
         if record.id is not None:
             content = body if record.to is None else content_of(record, body)
-            seen, lacking = self._unseen(record.id.bytes, sender.peer, content, routes, outcome)
+            seen, lacking = self._unseen(record.id.bytes, sender.peer, content, one.sent, routes, outcome)
             if not lacking:
                 return
         loss = loss_class(record)
-        taking, full = self._with_room(record, body, lacking, loss, outcome)
+        taking, full = self._with_room(record, body, lacking, loss, sender.peer.uid, outcome)
         if len(taking) < len(routes) and (taking or len(lacking) < len(routes)):
             outcome.lacking[index] = [route.name for route in lacking] if len(lacking) < len(routes) else []
         if taking:
@@ -243,14 +264,15 @@ class Admission:
                 self._remember(record_id, sender.peer, content, None if whole else taking, outcome)
             source = sender.source(agent)
             for route in taking:
-                self._place(record, Entry(0, record_id, "", kind, loss, source, sender.now_us, body), route, outcome)
+                entry = Entry(0, record_id, "", kind, loss, source, sender.now_us, body, redactions=hits)
+                self._place(record, entry, route, outcome)
             if outcome.turns.hold:
                 outcome.placed.append((index, [route.name for route in taking]))
         if full:
             raise _NoRoom(full, in_part=len(full) < len(routes))
 
     def _with_room(
-        self, record: Record, body: bytes, routes: Sequence[Route], loss: LossClass, outcome: Admitted
+        self, record: Record, body: bytes, routes: Sequence[Route], loss: LossClass, uid: int, outcome: Admitted
     ) -> tuple[list[Route], list[str]]:
         """The destinations that take it, and the names of those that have no room. Raises Refusal if it can't ever fit."""
         size = len(body) + _OVERHEAD
@@ -268,7 +290,7 @@ class Admission:
             total = sizes.get(name, 0) + size + self._size_before(record, name)
             if not in_order and turns.is_behind(name, key, loss, content):
                 full.append(name)
-            elif shelf.room_for(name, total, loss):
+            elif shelf.room_for(name, total, loss, uid):
                 sizes[name] = total
                 taking.append(route)
                 if not in_order:
@@ -292,10 +314,12 @@ class Admission:
             raise Refusal(Cause.INVALID, f"$: nested deeper than intake.max_depth ({self._limits.max_depth})")
 
     def _unseen(
-        self, record_id: bytes, peer: Peer, content: bytes, routes: Sequence[Route], outcome: Admitted
+        self, record_id: bytes, peer: Peer, content: bytes, sent: bytes, routes: Sequence[Route], outcome: Admitted
     ) -> tuple[Seen, Sequence[Route]]:
         """What is known of the id, and those destinations that lack the record. Raises Refusal for other content."""
         seen = self._window.look(peer.uid, record_id, content)
+        if seen is Seen.OTHER and sent:  # taken as it was sent, before these rules were
+            seen = self._window.look(peer.uid, record_id, sent)
         if seen is Seen.NEW:
             return seen, routes
         if seen is Seen.OTHER:
@@ -348,25 +372,3 @@ class Admission:
 def narrowed(record: Record, names: Sequence[str]) -> Record:
     """The record for these destinations alone."""
     return replace(record, to=list(names))
-
-
-def content_of(record: Record, body: bytes) -> bytes:
-    """What of it is compared under its id: all but where it goes."""
-    if record.to is None:
-        return body
-    to, record.to = record.to, None
-    try:
-        return encode(record)
-    finally:
-        record.to = to
-
-
-def _to_utc(record: Record, name: str) -> None:
-    """Times are kept in UTC; one that has no UTC form is refused here rather than met when it is to be sent."""
-    time = getattr(record, name)
-    if time is None or time.tzinfo is UTC:
-        return
-    try:
-        setattr(record, name, time.astimezone(UTC))
-    except OverflowError:
-        raise Refusal(Cause.INVALID, f"$.{name}: out of range in UTC") from None

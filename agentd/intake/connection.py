@@ -1,6 +1,6 @@
-"""What a connection is made of: readers of frames and lines, answers on their way, bytes under way, terms that run out.
+"""What a connection is made of: readers of frames and lines, answers on their way, terms that run out.
 
-Bytes and sums and deadlines in, decisions out: no socket is touched but through the transport that an `Outbox` is given.
+Bytes and deadlines in, decisions out: no socket is touched but through the transport that an `Outbox` is given.
 `server` does what is decided here for frames and lines, `routes` for HTTP.
 """
 
@@ -15,6 +15,9 @@ from typing import Any, Protocol
 from agentd.crashpoints import Point, reached
 from agentd.errors import WireError
 from agentd.intake import Peer, Sink
+from agentd.intake.budget import Budget
+from agentd.intake.rates import Rates
+from agentd.intake.rota import Rota
 from agentd.wire import HEADER_BYTES, Ack, encode, frame, frame_length
 
 
@@ -29,7 +32,8 @@ class Fault(StrEnum):
     SLOW_READER = "slow_reader"  # answers lie untaken for intake.frame_timeout
     UNAUTHORIZED = "unauthorized"  # over TCP, without a local token of ours
     FOREIGN_PAGE = "foreign_page"  # over TCP, with a Host, Origin or Sec-Fetch-Site that is not ours: a browser's
-    TOO_MANY_CONNECTIONS = "too_many_connections"  # above intake.max_connections
+    TOO_MANY_CONNECTIONS = "too_many_connections"  # above intake.max_connections, or max_connections_per_uid
+    TOO_MUCH = "too_much"  # over HTTP: above a limit of one uid's, to be sent again later
 
 
 class Debt(Enum):
@@ -171,63 +175,6 @@ def _frame(answer: Ack | dict[str, Any], data: bytes) -> bytes:
         return frame(encode(seq | {"error": f"the answer does not fit: {error}"}))
 
 
-class Budget:
-    """The bytes of messages under way, of all connections together.
-
-    One connection may have `limit`. When all together have more, each may have its equal share of `limit`: so a
-    connection whose messages are held for a full queue keeps nobody else from sending.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.total = 0
-        self._sharers = 0  # connections with anything under way
-        self._waiting: dict[Share, Callable[[], None]] = {}
-
-    def ceiling(self, total: int) -> int:
-        """What one connection may have while no more than `total` bytes are free use for all."""
-        return self.limit if self.total <= total else self.limit // max(1, self._sharers)
-
-    def add(self, share: Share, size: int) -> None:
-        self._sharers += share.own == 0
-        share.own += size
-        self.total += size
-
-    def remove(self, share: Share, size: int) -> None:
-        share.own -= size
-        self.total -= size
-        self._sharers -= share.own == 0
-        if self._waiting and self.total <= self.limit // 2:
-            waiting, self._waiting = self._waiting, {}
-            for wake in waiting.values():
-                wake()
-
-    def wait(self, share: Share, wake: Callable[[], None] | None) -> None:
-        """Call `wake` when the total is below half again; None takes that back."""
-        if wake is not None:
-            self._waiting[share] = wake
-        elif share in self._waiting:
-            del self._waiting[share]
-
-
-class Share:
-    """One connection's part of the budget: full above the limit, and then until it is below half of it."""
-
-    def __init__(self, budget: Budget) -> None:
-        self.own = 0
-        self.full = False
-        self._budget = budget
-
-    def look(self) -> bool:
-        """Whether this connection has to wait, as things are now."""
-        budget = self._budget
-        if self.full:
-            self.full = self.own > budget.ceiling(budget.limit // 2) // 2
-        else:
-            self.full = self.own > budget.ceiling(budget.limit)
-        return self.full
-
-
 class Watched(Protocol):
     def expired(self) -> None: ...
 
@@ -279,6 +226,11 @@ class Watch:
             self._timer = self._clock.call_at(next(iter(self._due.values())), self._sweep)
 
 
+def who_of(peer: Peer) -> int:
+    """Whose limits hold for a peer: its uid's, and where the kernel doesn't say that, its token's."""
+    return peer.uid if peer.uid >= 0 else -2 - peer.token
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
     """What all connections of a server have in common."""
@@ -286,6 +238,8 @@ class Shared:
     sink: Sink
     max_frame_bytes: int
     budget: Budget
+    rates: Rates
+    rota: Rota
     watch: Watch
     loop: asyncio.AbstractEventLoop
     to_http: Callable[[asyncio.Transport, Peer, bytes], None]

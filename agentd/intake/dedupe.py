@@ -1,7 +1,8 @@
 """The last ids that were seen, so that a client without a stream may repeat a record and have it stored once. Pure.
 
 An id counts within one peer uid; what was sent under it is kept as a digest, so that the same id with other content is
-told apart. `to` is no content: callers hand over the record without it. A record that all who take it have is one row; one
+told apart. The window is everybody's; when it is full the oldest id of the user goes who has most in it, so that nobody's flood of
+ids makes the others' be forgotten. `to` is no content: callers hand over the record without it. A record that all who take it have is one row; one
 that named its destinations, or found room at some of them only, is remembered per destination: its row is followed by one
 for each of these, so that the rest can be sent again, narrowed or as it was, and nothing is stored twice. The window is
 bounded by the number of ids; its rows go to disk with the records themselves.
@@ -40,18 +41,23 @@ class Part(Struct, frozen=True):
 
 
 class Window:
-    """Ids by (uid, id), oldest first. A value is a digest, and behind it the destinations that have the record."""
+    """Ids by uid and (uid, id), oldest first. A value is a digest, and behind it the destinations that have the record."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._values: dict[bytes, bytes] = {}
+        self._users: dict[bytes, dict[bytes, bytes]] = {}
+        self._count = 0
 
     def __len__(self) -> int:
-        return len(self._values)
+        return self._count
+
+    def _get(self, key: bytes) -> bytes | None:
+        values = self._users.get(key[:_UID])
+        return None if values is None else values.get(key)
 
     def look(self, uid: int, record_id: bytes, content: bytes) -> Seen:
         """Whether this id was seen, and with this content. Changes nothing."""
-        known = self._values.get(_key(uid, record_id))
+        known = self._get(_key(uid, record_id))
         if known is None:
             return Seen.NEW
         if len(known) > DIGEST:
@@ -60,11 +66,11 @@ class Window:
 
     def has(self, uid: int, record_id: bytes, destination: str) -> bool:
         """Whether an id that is known in part is known for this destination."""
-        return _place(destination) in _places(self._values.get(_key(uid, record_id), b""))
+        return _place(destination) in _places(self._get(_key(uid, record_id)) or b"")
 
     def knows(self, uid: int, record_id: bytes) -> bool:
         """Whether this id was seen, whatever its content."""
-        return _key(uid, record_id) in self._values
+        return self._get(_key(uid, record_id)) is not None
 
     def add(self, uid: int, record_id: bytes, content: bytes) -> bytes:
         """Remember it for all destinations; gives the bytes that keep it on disk."""
@@ -75,7 +81,7 @@ class Window:
     def add_part(self, uid: int, record_id: bytes, content: bytes, destinations: Iterable[str]) -> Part:
         """Remember it for these destinations too. All of them get a row again: rows that belong together go together."""
         key = _key(uid, record_id)
-        known = self._values.get(key, b"")
+        known = self._get(key) or b""
         before = _places(known) if known else ()
         added = tuple([place for place in map(_place, destinations) if place not in before])
         known = known or _part_digest(content)
@@ -86,35 +92,42 @@ class Window:
     def forget(self, rows: bytes) -> None:
         """These were not kept after all: a refused record uses up no id."""
         for key, _ in _rows(rows):
-            self._values.pop(key, None)
+            self._pop(key)
 
     def forget_part(self, part: Part) -> None:
         """These destinations have not got it after all; what others have stays known."""
-        known = self._values.get(part.key, b"")
+        known = self._get(part.key) or b""
         left = [place for place in _places(known) if place not in part.added]
         if left:
-            self._values[part.key] = known[:DIGEST] + b"".join(left)
+            self._users[part.key[:_UID]][part.key] = known[:DIGEST] + b"".join(left)
         else:
-            self._values.pop(part.key, None)
+            self._pop(part.key)
 
     def restore(self, rows: bytes) -> None:
         """Take over what the disk holds, oldest first."""
         latest = b""
         for key, value in _rows(rows):
             if value == _PLACE:
-                if latest in self._values:
-                    self._values[latest] += key[_UID:]
+                if self._get(latest) is not None:
+                    self._users[latest[:_UID]][latest] += key[_UID:]
             else:
                 latest = key
                 self._put(key, value)
 
     def _put(self, key: bytes, value: bytes) -> None:
-        values = self._values
-        if key in values:
-            del values[key]  # what is remembered again is the newest, on disk as well
-        values[key] = value
-        while len(values) > self._size:
-            del values[next(iter(values))]
+        self._pop(key)  # what is remembered again is the newest, on disk as well
+        self._users.setdefault(key[:_UID], {})[key] = value
+        self._count += 1
+        while self._count > self._size:
+            largest: dict[bytes, bytes] = max(self._users.values(), key=lambda values: len(values))  # noqa: PLW0108 - mypy
+            self._pop(next(iter(largest)))
+
+    def _pop(self, key: bytes) -> None:
+        values = self._users.get(key[:_UID])
+        if values is not None and values.pop(key, None) is not None:
+            self._count -= 1
+            if not values:
+                del self._users[key[:_UID]]
 
 
 def digest(content: bytes) -> bytes:

@@ -23,7 +23,7 @@ from agentd.intake.owner import uid_of
 from agentd.intake.protocol import HttpProtocol
 
 ACCESS: web.AppKey[Access] = web.AppKey("access", Access)
-DESTINATIONS: web.AppKey[frozenset[str]] = web.AppKey("destinations", frozenset[str])
+DESTINATIONS: web.AppKey[set[str]] = web.AppKey("destinations", set[str])  # a reload changes what is in it
 SINK: web.AppKey[Sink] = web.AppKey("sink", Sink)
 _OPEN = frozenset({"/healthz", "/metrics"})
 _OWN_SITE = frozenset({"none", "same-origin"})  # Sec-Fetch-Site of an address typed in, and of a page of ours
@@ -52,6 +52,15 @@ def peer_of_request(request: web.Request) -> Peer:
 
     Raises Unauthorized over TCP without a token of ours, and ConnectionResetError when nobody waits for the answer any more.
     """
+    peer = known_peer(request)
+    if peer is None:
+        _count(request, Fault.UNAUTHORIZED)
+        raise Unauthorized
+    return peer
+
+
+def known_peer(request: web.Request) -> Peer | None:
+    """Who asks; None over TCP without a token of ours. Raises ConnectionResetError."""
     if request.transport is None:
         raise ConnectionResetError("the client is gone")
     sock = request.transport.get_extra_info("socket")
@@ -59,8 +68,7 @@ def peer_of_request(request: web.Request) -> Peer:
         return peer_of(sock)
     token = request.config_dict[ACCESS].token_of(_shown(request))
     if token is None:
-        _count(request, Fault.UNAUTHORIZED)
-        raise Unauthorized
+        return None
     protocol = request.protocol
     return protocol.holder(token) if isinstance(protocol, HttpProtocol) else Peer(uid_of(sock), -1, 0, token)
 

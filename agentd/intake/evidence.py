@@ -32,6 +32,7 @@ class Sender(Struct, frozen=True):
     pid: int
     origin: str
     allowed: Allowed | None = None
+    redaction: int = 0
 
 
 def refused_record(
@@ -56,7 +57,7 @@ def refused_record(
     run_id = _text(fields.get("run_id"))
     return Refused(
         kind, _id_in(fields) or new_id(), f"run:{run_id}" if run_id else "", body[:limit],
-        Source(_text(fields.get("agent_id")), sender.uid, sender.pid, sender.origin), reason, sender.allowed,
+        Source(_text(fields.get("agent_id")), sender.uid, sender.pid, sender.origin, sender.redaction), reason, sender.allowed,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from agentd.explain import explain
 from agentd.intake import Control, Grant, Peer
 from agentd.intake.answers import Problem, json_answer
 from agentd.intake.door import grant_of, peer_of_request
+from agentd.intake.queues import Busy
 from agentd.outcomes import DEATHS
 from agentd.units import parse_duration
 
@@ -45,7 +46,7 @@ class Letters(Protocol):
     async def listing(
         self, chosen: Selection, viewer: Peer, *, limit: int, after: int | None, admin: bool, grant: Grant
     ) -> list[dict[str, Any]]:
-        """The newest, the newest first; or those `after` a letter's number, the oldest first."""
+        """The newest, the newest first; or those `after` a letter's number, the oldest first. Raises Busy."""
         ...
 
     async def replay(self, chosen: Selection, admin: Peer, *, force: bool) -> dict[str, Any]:
@@ -109,9 +110,11 @@ class _Routes:
         peer = peer_of_request(request)
         admin = self._control.is_admin(peer)
         grant = grant_of(request)
-        return json_answer(
-            await self._letters.listing(chosen, peer, limit=limit, after=after, admin=admin, grant=grant)
-        )
+        try:
+            found = await self._letters.listing(chosen, peer, limit=limit, after=after, admin=admin, grant=grant)
+        except Busy as busy:
+            raise Problem(503, "busy", str(busy), {"Retry-After": "5"}) from None
+        return json_answer(found)
 
     async def replay(self, request: web.Request) -> web.Response:
         peer = self._who_may_decide(request, "replaying")
@@ -179,7 +182,7 @@ def _cause(text: str | None) -> str | None:
 
 
 def _number(name: str, text: str, least: int, most: int) -> int:
-    if not (text.isascii() and text.isdecimal()) or not least <= int(text[:18]) <= most:
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most))) or not least <= int(text) <= most:
         raise _bad(f"{name}: expected {least} to {most}, got {text[:64]!r}")
     return int(text)
 

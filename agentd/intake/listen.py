@@ -24,7 +24,8 @@ from pathlib import Path
 from agentd.config_checks import http_address
 from agentd.errors import AlreadyRunning, ConfigError, StateError
 from agentd.intake import NO_TOKEN, Peer
-from agentd.paths import MAX_SOCKET_PATH
+from agentd.ownership import check_way, check_written
+from agentd.paths import MAX_SOCKET_PATH, SOCKET_NAME
 from agentd.sections import Listen
 
 _log = logging.getLogger("agentd.intake")
@@ -137,6 +138,7 @@ def _prepare_folder(folder: Path, uid: int) -> None:
         folder.mkdir(0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StateError(f"{folder}: {error.strerror}") from error
+    check_way(folder / SOCKET_NAME, uid, "listen.socket in")
     if str(folder) == f"/tmp/agentd-{uid}":  # noqa: S108 - anybody can make this folder first: so it is looked at
         check_private(folder, uid)
 
@@ -155,9 +157,14 @@ def check_private(folder: Path, uid: int) -> None:
 def _take_lock(path: str) -> int:
     name = f"{path}.lock"
     try:
-        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     except OSError as error:
         raise StateError(f"{name}: {error.strerror}") from error
+    try:
+        check_written(lock, name, os.geteuid())
+    except StateError:
+        os.close(lock)
+        raise
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(lock, 0)

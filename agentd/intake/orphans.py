@@ -61,6 +61,7 @@ class Run(Struct, eq=False):
     closing: list[str] = field(default_factory=list)  # destinations whose terminal record is on its way to the disk
     is_stored: bool = False
     is_asked: bool = False  # our own end of it is on its way
+    is_resting: bool = False  # its start is a dead letter wherever it is open: nothing to end, unless that is replayed
 
     @property
     def run_id(self) -> str:
@@ -110,7 +111,7 @@ class Orphans:
         self, grace_s: float, new_row: Callable[[], int], takes: Callable[[str, str], bool] = lambda _name, _agent: True
     ) -> None:
         """`takes(destination, agent)` says whether the end of a run can be sent there at all."""
-        self._grace_s = grace_s
+        self.grace_s = grace_s
         self._new_row = new_row
         self._takes = takes
         self._runs: dict[str, tuple[Run, ...]] = {}  # by lane; two users may have runs of one name at two destinations
@@ -161,6 +162,7 @@ class Orphans:
         run = known[0] if known else Run(self._new_row(), ref.lane, ref.uid, ref.agent, process, [])
         if not known:
             self._add(run)
+        run.is_resting = False
         if ref.destination not in run.open_at:
             run.open_at.append(ref.destination)
             change.begun.append((run, ref.destination))
@@ -187,7 +189,7 @@ class Orphans:
             process.runs[run] = None
             change.touched[run] = None
         if process.gone_us:
-            self._gone[process] = now + self._grace_s
+            self._gone[process] = now + self.grace_s
 
     def _close(self, entry: Entry, destination: str, change: Change) -> None:
         ended = self._ended.get(entry.lane, {})
@@ -244,11 +246,11 @@ class Orphans:
         """The process has ended. Returns the rows that say so."""
         process.gone_us = process.gone_us or now_us
         if process.runs:
-            self._gone[process] = now + self._grace_s
+            self._gone[process] = now + self.grace_s
         return [(run.row, encode(run)) for run in process.runs if run.open_at]
 
     def due(self, now: float) -> dict[Process, list[Run]]:
-        """Runs whose time is over, by their owner: still open, and not asked to end already."""
+        """Runs whose time is over, by their owner: still open, not resting, and not asked to end already."""
         self._gone = {process: at for process, at in self._gone.items() if process.runs}
         found = {process: _open(process) for process, at in self._gone.items() if at <= now}
         return {process: runs for process, runs in found.items() if runs}
@@ -288,7 +290,7 @@ class Orphans:
 
 
 def _open(process: Process) -> list[Run]:
-    return [run for run in process.runs if run.open_at and not run.is_asked]
+    return [run for run in process.runs if run.open_at and not (run.is_asked or run.is_resting)]
 
 
 def _take(names: list[str], name: str) -> bool:
@@ -309,4 +311,7 @@ def encode(run: Run) -> bytes:
 
 def decode(value: bytes) -> Kept | None:
     """None for the row of a run that has ended. Raises msgspec.MsgspecError."""
-    return msgspec.msgpack.decode(value, type=Kept) if value else None
+    try:
+        return msgspec.msgpack.decode(value, type=Kept) if value else None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error

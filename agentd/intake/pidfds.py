@@ -90,12 +90,18 @@ def open_again(owner: Owner) -> int:
     except OSError:
         os.close(pidfd)
         raise
-    known = [(old, new) for old, new in ((owner.start, found.start), (owner.inode, found.inode)) if old and new]
-    if known and all(old == new for old, new in known) and not has_ended(pidfd):
+    same = _is_same(owner, found)
+    if same and not has_ended(pidfd):
         return pidfd
     ended = has_ended(pidfd)
     os.close(pidfd)
-    raise _gone() if known or ended else _unknown()
+    raise _unknown() if same is None and not ended else _gone()
+
+
+def _is_same(owner: Owner, found: Identity) -> bool | None:
+    """Whether that is the process that was known before; None where nothing can be compared."""
+    known = [(old, new) for old, new in ((owner.start, found.start), (owner.inode, found.inode)) if old and new]
+    return all(old == new for old, new in known) if known else None
 
 
 def _gone() -> ProcessLookupError:
@@ -192,9 +198,23 @@ class Pidfds:
         """Watch it again. Raises ProcessLookupError, OSError."""
         for link in self._links.get(process, ()):
             if not link.is_closing():
-                self.hold(process, peer_pidfd(_socket(link), process.owner.pid))
+                self.hold(process, self._of_link(link, process.owner))
                 return
         self.hold(process, open_again(process.owner))
+
+    @staticmethod
+    def _of_link(link: asyncio.Transport, owner: Owner) -> int:
+        """A pidfd of the connection's process; before Linux 6.5 its pid may be another's by now: a child holds the connection."""
+        pidfd = peer_pidfd(_socket(link), owner.pid)
+        try:
+            same = _is_same(owner, identity(pidfd, owner.pid))
+        except OSError:
+            os.close(pidfd)
+            raise
+        if same is False:
+            os.close(pidfd)
+            raise _gone()
+        return pidfd
 
     def release(self, process: Process) -> None:
         pidfd = self._fds.pop(process, None)

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from agentd.intake import Peer
 from agentd.intake.answers import error_answer, last_answer
+from agentd.intake.budget import Share
 from agentd.intake.connection import Fault, Shared
 from agentd.intake.owner import uid_of
 
@@ -34,13 +35,14 @@ class HttpProtocol(web.RequestHandler):
         self.ended = False  # the peer will ask no more
         self.begun = 0  # requests so far
         self.was_reset = False  # the peer has closed without having read all that it was sent
-        self._shared = shared
+        self.shared = shared
         self._peer = peer
         self._pipe: asyncio.Transport | None = None  # aiohttp's `transport` is None as soon as it begins to close
         self._fed = False  # something came that no handler has begun with
         self._requests = 0  # under way
         self._left = 0  # bytes of the answer that the peer had not taken when last looked at
         self._uid: int | None = None  # over TCP, once it was looked for
+        self._share: Share | None = None  # of its user's memory, once it has sent a body
 
     @property
     def uid(self) -> int:
@@ -57,10 +59,16 @@ class HttpProtocol(web.RequestHandler):
             self._uid = -1 if self._pipe is None else uid_of(self._pipe.get_extra_info("socket"))
         return Peer(uid=self._uid, gid=-1, pid=0, token=token)
 
+    def share(self, who: int) -> Share:
+        """The part of the user's memory that its requests take."""
+        if self._share is None:
+            self._share = Share(self.shared.budget, who)
+        return self._share
+
     @contextmanager
     def busy(self) -> Iterator[None]:
         """While a request, its body included, is the handler's."""
-        self._shared.watch.stop(self)
+        self.shared.watch.stop(self)
         self._fed = False
         self._requests += 1
         self.begun += 1
@@ -76,7 +84,7 @@ class HttpProtocol(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         if data and not self._requests and not self._fed:
             self._fed = True
-            self._shared.watch.start(self)
+            self.shared.watch.start(self)
         super().data_received(data)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp always closes, here an answer may be due
@@ -86,18 +94,20 @@ class HttpProtocol(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._pipe = None
         self.was_reset = isinstance(exc, ConnectionError)
-        self._shared.watch.stop(self)
+        self.shared.watch.stop(self)
         super().connection_lost(exc)
-        self._shared.leave(self)
+        if self._share is not None:
+            self.shared.budget.leave(self._share)
+        self.shared.leave(self)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._shared.watch.start(self)
+        self.shared.watch.start(self)
         self._left = self._pipe.get_write_buffer_size() if self._pipe is not None else 0
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._shared.watch.stop(self)
+        self.shared.watch.stop(self)
 
     def stop(self) -> None:
         """Take no further request; close once the one under way is answered."""
@@ -115,13 +125,13 @@ class HttpProtocol(web.RequestHandler):
         if self.writing_paused:
             before, self._left = self._left, self._pipe.get_write_buffer_size()
             if self._left < before:
-                self._shared.watch.start(self)
+                self.shared.watch.start(self)
                 return
-            self._shared.sink.refuse(Fault.SLOW_READER, "an HTTP answer lies unread", self._peer)
+            self.shared.sink.refuse(Fault.SLOW_READER, "an HTTP answer lies unread", self._peer)
             self._pipe.abort()
         else:
             text = "the rest of the request did not come within intake.frame_timeout"
-            self._shared.sink.refuse(Fault.HALF_MESSAGE, text, self._peer)
+            self.shared.sink.refuse(Fault.HALF_MESSAGE, text, self._peer)
             self._pipe.write(last_answer(HTTPStatus.REQUEST_TIMEOUT, "timeout", text))
             self._pipe.close()
 
@@ -139,7 +149,7 @@ class HttpProtocol(web.RequestHandler):
             raise ConnectionError("the answer has begun already")
         text = " ".join((message or "the request could not be read").split())[:300]
         if status < 500:  # noqa: PLR2004
-            self._shared.sink.refuse(Fault.MALFORMED, f"HTTP: {text}", self._peer)
+            self.shared.sink.refuse(Fault.MALFORMED, f"HTTP: {text}", self._peer)
             response = error_answer(status, "bad_request", text)
         else:
             _log.error("a request failed", exc_info=exc)

@@ -149,7 +149,7 @@ def _bad(message: str) -> Problem:
 
 
 def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:9]) <= MOST:
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(MOST))) or not 1 <= int(text) <= MOST:
         raise _bad(f"limit: expected 1 to {MOST}, got {text[:64]!r}")
     return int(text)
 

@@ -112,7 +112,7 @@ class Reaper:
     async def start(self, sink: Sink) -> None:
         """Take over the rows of the last start. Ends of runs go into `sink`."""
         self._sink = sink
-        found: dict[Owner, Process] = {}  # several clients of a process have streams of their own
+        found: dict[tuple[Owner, int], Process] = {}
         over: list[int] = []
         for row, value in await self._store.stored_owners():
             kept = _read(value)
@@ -120,9 +120,7 @@ class Reaper:
                 over.append(row)
                 continue
             owner = kept.owner
-            process = found.setdefault(
-                replace(owner, stream="") if owner.start or owner.inode else owner, Process(owner)
-            )
+            process = found.setdefault(_whose(owner, row), Process(owner))
             process.gone_us = process.gone_us or kept.gone_us
             self._orphans.restore(row, kept, process)
         self._store.drop_owners(over)
@@ -132,13 +130,18 @@ class Reaper:
     def _find_again(self, process: Process) -> None:
         """A process of before the restart: watched again, gone, or not to be known until it says hello again."""
         owner = process.owner
-        if process.gone_us or owner.boot != self._boot:
+        if process.gone_us or (owner.boot and self._boot and owner.boot != self._boot):
             self._gone(process)
             return
         self._remember(process)
         if owner.pid_space != self._pid_space:
             return
         self._hold(process, lambda: self._pidfds.hold(process, open_again(owner)))
+
+    def follow(self, table: Table, grace_s: float) -> None:
+        """By these from now on; who is gone already keeps the time that he was given."""
+        self._table = table
+        self._orphans.grace_s = grace_s
 
     def stop(self) -> None:
         """Declare nobody an orphan from now on: it is decided again after the next start."""
@@ -209,10 +212,10 @@ class Reaper:
         """The process as it is known already, by what can't be another's; where nothing can be read, by its stream."""
         for key in _keys(owner):
             process = self._known.get(key)
-            if process is None:
-                continue
+            if process is None or process.gone_us:
+                continue  # who is gone says no hello: it is another one, after a reboot that is hidden
             known = process.owner
-            if key[0] != "stream" or not (process.gone_us or known.start or known.inode or owner.start or owner.inode):
+            if key[0] != "stream" or not (known.start or known.inode or owner.start or owner.inode):
                 process.owner = owner
                 self._remember(process)
                 return process
@@ -276,31 +279,36 @@ class Reaper:
             self._end(process, runs)
 
     def _settle(self) -> None:
-        """Watch no run of which nothing is known any more, and forget those whose end is delivered."""
+        """Watch no run of which nothing is known any more, see what was replayed, and forget those whose end is delivered."""
         for run in self._orphans:
             self._check(run)
-        self._orphans.settle(lambda name, lane: name not in self._open_at(lane.partition(":")[2]))
+        self._orphans.settle(lambda name, lane: not self._open_at(lane.partition(":")[2]).get(name))
 
-    def _open_at(self, run_id: str) -> set[str]:
-        """The destinations where a run of that name can still be ended."""
+    def _open_at(self, run_id: str) -> dict[str, bool]:
+        """The destinations where a run of that name has not ended, and whether it can be: not while its start is a dead letter."""
         refs = self._store.owners("run", run_id)
-        return {ref.destination for ref in refs if ref.state != DEAD and not ref.ended and ref.local_id == run_id}
+        return {ref.destination: ref.state != DEAD for ref in refs if not ref.ended and ref.local_id == run_id}
 
-    def _check(self, run: Run) -> None:
-        over = set(run.open_at) - self._open_at(run.run_id)
+    def _check(self, run: Run) -> list[str]:
+        """Close it where nothing is left to be ended. Returns where it can be ended now."""
+        known = self._open_at(run.run_id)
+        over = set(run.open_at) - known.keys()
         if over:
             rows, dropped = self._orphans.close(run, over)
             self._store.keep_owners(rows)
             self._store.drop_owners(dropped)
+        living = [name for name in run.open_at if known[name]]
+        run.is_resting = not living
+        return living
 
     def _end(self, process: Process, runs: Sequence[Run]) -> None:
         """Hand in the ends of these runs, as far as there is room for them."""
         batches: dict[int, list[tuple[Run, RunFail]]] = {}
         for run in runs:
-            self._check(run)
-            if not run.open_at:
+            living = self._check(run)
+            if not living:
                 continue
-            taking = [name for name in run.open_at if self._takes(name, run.agent)]
+            taking = [name for name in living if self._takes(name, run.agent)]
             if not taking:
                 self._orphans.forget(run)  # its destinations are not configured now: a later start may see it otherwise
                 continue
@@ -350,6 +358,13 @@ def _failure(run: Run, to: list[str]) -> RunFail:
         run_id=run.run_id, error_message=MESSAGE, error_detail=msgspec.Raw(encode(detail)), to=to,
         agent_id=run.agent or None,
     )  # fmt: skip
+
+
+def _whose(owner: Owner, row: int) -> tuple[Owner, int]:
+    """What is the same for the rows of one process: several of its clients have streams of their own."""
+    if owner.start or owner.inode:
+        return replace(owner, stream=""), 0
+    return (owner, 0) if owner.stream else (owner, row)  # of which nothing is known is nobody else
 
 
 def _keys(owner: Owner) -> list[tuple[str, int, int | str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -21,6 +21,7 @@ from agentd.errors import RecordError, SpoolFull, UsageError, WireError
 from agentd.intake import Control, Sink
 from agentd.intake.access import Access
 from agentd.intake.answers import Problem, error_answer, json_answer
+from agentd.intake.bounds import at_work, charge, within_bounds
 from agentd.intake.connection import Fault
 from agentd.intake.door import ACCESS, DESTINATIONS, SINK, at_the_door, grant_of, peer_of_request
 from agentd.intake.protocol import HttpProtocol
@@ -33,6 +34,7 @@ _MAX_FLUSH_S = 3600.0
 _NDJSON = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
 _CODES = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "too_large", 417: "expectation_failed"}
 _FULL = str(SpoolFull())
+Application = web.Application
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -41,10 +43,12 @@ def build_app(sink: Sink, control: Control, config: Config, access: Access | Non
 
     Without `access` nobody is let in over TCP, and everybody on the Unix socket may do all.
     """
-    app = web.Application(middlewares=[_in_our_form, at_the_door], client_max_size=config.intake.max_frame_bytes)
+    app = web.Application(
+        middlewares=[_in_our_form, at_the_door, within_bounds], client_max_size=config.intake.max_frame_bytes
+    )
     app[SINK] = sink
     app[ACCESS] = access or Access()
-    app[DESTINATIONS] = frozenset(config.destinations)
+    app[DESTINATIONS] = set(config.destinations)
     app.on_response_prepare.append(_sign)
     routes = _Routes(sink, control, config)
     app.router.add_post("/v1/records", routes.records)
@@ -55,6 +59,13 @@ def build_app(sink: Sink, control: Control, config: Config, access: Access | Non
     app.router.add_get("/readyz", routes.readyz)
     app.router.add_get("/metrics", routes.metrics)
     return app
+
+
+def follow(app: web.Application, destinations: Iterable[str]) -> None:
+    """These are the destinations from now on; an application that runs takes no other object."""
+    names = app[DESTINATIONS]
+    names.clear()
+    names.update(destinations)
 
 
 async def _sign(_request: web.Request, response: web.StreamResponse) -> None:
@@ -189,7 +200,9 @@ class _Routes:
         except web.RequestPayloadError as error:
             self._sink.refuse(Fault.MALFORMED, f"HTTP: {error}", peer)
             raise Problem(400, "malformed", "the body is not encoded as its headers say") from None
-        future = self._sink.submit(message, peer, stream=None, origin=Dialect.HTTP, hold=False)
+        charge(request, peer, len(message.items))
+        with at_work(request, peer):
+            future = self._sink.submit(message, peer, stream=None, origin=Dialect.HTTP, hold=False)
         return _answer(message.seq, await asyncio.shield(future))  # a daemon that stops must not withdraw the message
 
     async def healthz(self, _request: web.Request) -> web.Response:

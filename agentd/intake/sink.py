@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -60,6 +60,7 @@ class _Held(Struct):
     order: int
     places: set[Place]  # where they wait, and all that comes later has to wait behind them
     parts: frozenset[int] = frozenset()  # of the items, those that are counted with another part of themselves
+    hits: dict[int, Mapping[str, int]] = {}  # of the redaction rules, by index
 
 
 class SpoolSink:
@@ -151,7 +152,9 @@ class SpoolSink:
 
     def _admit_held(self, held: _Held, behind: Collection[Place]) -> Admitted:
         """Admit what finds room; the rest stays in `held.items`. The future is done with the last of it."""
-        outcome = self.admission.admit(held.items, held.peer, held.origin, self._now_us(), hold=True, behind=behind)
+        outcome = self.admission.admit(
+            held.items, held.peer, held.origin, self._now_us(), hold=True, behind=behind, hits=held.hits
+        )
         self._log_refusals(outcome, held.peer)
         full = {index for index, _ in outcome.full}
         self.admission.refused[Cause.SPOOL_FULL.value] -= len(full)  # they are not refused: they wait
@@ -161,8 +164,7 @@ class SpoolSink:
         held.ack.rejected += [r for r in outcome.rejected if r.index not in full]
         again = _again(held, outcome)
         if full:
-            held.items = list(outcome.full)
-            held.places = outcome.waiting
+            held.items, held.places = list(outcome.full), outcome.waiting
             again.future = None
             self._write(outcome, held.ack, None, None, again)
         else:
@@ -315,13 +317,12 @@ class SpoolSink:
         return self.streams.add(self._store.new_stream_row(), Stream(uid, name, touched_us=self._now_us()))
 
     def _stream_of(self, key: tuple[int, str, int]) -> Stream:
-        uid, name, _ = key
-        known = self.streams.get(uid, name)
-        return known[1] if known else self._open(uid, name)
+        known = self.streams.get(key[0], key[1])
+        return known[1] if known else self._open(key[0], key[1])
 
     def _stream_put(self, key: tuple[int, str, int], ack: Ack) -> Any:
         stream = self._stream_of(key)
-        stream.record(ack, self._now_us())
+        self.streams.record(stream, ack, self._now_us())
         return self._store.stream_row(*self.streams.row(stream))
 
     # -- holding -----------------------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """Streams: the last 64 outcomes of each client, kept with the records, so that a repeated envelope is stored once. Pure.
 
+A user's streams are bounded in number and in what their outcomes say: beyond that the one is forgotten that was silent longest, as if
+it had been silent for a week. So who opens streams without end harms the memory of his own alone.
+
 A hello says what its client has lost before intake since its stream began. The newest word of each stream counts; what those had
 said that are forgotten is summed up in a stream that nobody has, so that the sum over all of them never goes down.
 """
@@ -22,6 +25,8 @@ _CAUSES = frozenset(  # those of our own client library
     ["no_daemon", "buffer_full", "spool_full", "closed", "not_encodable", "unsupported", "too_large", "no_run"]
 )
 _MOST_CAUSES = 32  # of others, whoever sends them: they become labels of metrics
+MOST_STREAMS = 4096  # of one user: with a process a second, who is silent for more than an hour
+MOST_REFUSALS = 65536  # in the outcomes of one user's streams: about 10 MiB
 _MOST = 10**15  # records, of a cause and kind of one stream
 _OTHER = "other"
 
@@ -66,12 +71,22 @@ class Stream(Struct, array_like=True):
         while len(self.outcomes) > MAX_UNANSWERED:
             del self.outcomes[min(self.outcomes)]
 
+    @property
+    def refusals(self) -> int:
+        """How many its outcomes tell of."""
+        return sum(len(ack.rejected) for ack in self.outcomes.values())
+
 
 class Streams:
     """All streams, with the row that each has on disk."""
 
     def __init__(self) -> None:
         self._streams: dict[tuple[int, str], tuple[int, Stream]] = {}
+        self._users: dict[
+            int, dict[str, int]
+        ] = {}  # by uid: the refusals in each stream's outcomes; the last in use is the last
+        self._refusals: dict[int, int] = {}  # by uid, in all
+        self._passed: list[int] = []  # rows of those that were forgotten for want of room
         self._causes: set[str] = set()
         self._forgotten: dict[str, int] = {}  # what those have lost that were forgotten, and is not in a row yet
 
@@ -84,8 +99,39 @@ class Streams:
 
     def add(self, row: int, stream: Stream) -> Stream:
         self._streams[stream.uid, stream.name] = (row, stream)
+        self._use(stream)
         self._causes |= {cause for cause, _ in map(_parts, stream.lost)} - _CAUSES
         return stream
+
+    def record(self, stream: Stream, ack: Ack, now_us: int) -> None:
+        """Keep an outcome of a stream."""
+        stream.record(ack, now_us)
+        self._use(stream)
+        while self._refusals[stream.uid] > MOST_REFUSALS and len(stream.outcomes) > 1:
+            del stream.outcomes[min(stream.outcomes)]  # all his others are forgotten already
+            self._use(stream)
+
+    def _use(self, stream: Stream) -> None:
+        """It is the last in use of its user, who may have too much now."""
+        if stream.uid < 0 and not stream.name:
+            return
+        uid, names = stream.uid, self._users.setdefault(stream.uid, {})
+        before, now = names.pop(stream.name, 0), stream.refusals
+        names[stream.name] = now
+        self._refusals[uid] = self._refusals.get(uid, 0) + now - before
+        while len(names) > MOST_STREAMS or (self._refusals[uid] > MOST_REFUSALS and len(names) > 1):
+            self._passed.append(self._drop((uid, next(iter(names)))))
+
+    def _drop(self, key: tuple[int, str]) -> int:
+        """Forget a stream; gives its row."""
+        uid, name = key
+        row, stream = self._streams.pop(key)
+        names = self._users[uid]
+        self._refusals[uid] -= names.pop(name)
+        if not names:
+            del self._users[uid], self._refusals[uid]
+        _add_up(self._forgotten, stream.lost)
+        return row
 
     def report(self, stream: Stream, lost: Mapping[str, int]) -> bool:
         """A client says what it has lost so far, by `cause:kind`; False if that is nothing new. It can't take anything back."""
@@ -111,20 +157,16 @@ class Streams:
 
     def lost(self) -> dict[str, int]:
         """What clients say they lost before intake, by cause and kind, over all streams."""
-        total: dict[str, int] = {}
+        total = dict(self._forgotten)
         for _, stream in self._streams.values():
             for cause, records in stream.lost.items():
                 total[cause] = total.get(cause, 0) + records
         return total
 
     def prune(self, is_old: Callable[[int], bool]) -> list[int]:
-        """Forget streams that were silent for so long; gives their rows."""
+        """Forget streams that were silent for so long; gives their rows, and those of who had to go before."""
         old = [key for key, (_, stream) in self._streams.items() if key != _NOBODY and is_old(stream.touched_us)]
-        rows = []
-        for key in old:
-            row, stream = self._streams.pop(key)
-            rows.append(row)
-            _add_up(self._forgotten, stream.lost)
+        rows, self._passed = [*self._passed, *[self._drop(key) for key in old]], []
         return rows
 
     def row(self, stream: Stream) -> tuple[int, bytes]:
@@ -158,4 +200,7 @@ def encode(stream: Stream) -> bytes:
 
 def decode(value: bytes) -> Stream:
     """Raises msgspec.MsgspecError."""
-    return msgspec.msgpack.decode(value, type=Stream)
+    try:
+        return msgspec.msgpack.decode(value, type=Stream)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error

@@ -74,6 +74,17 @@ def reason_of(answer: Response, body: Mapping[str, Any]) -> str:
     return f"{answer.status} {code}: {message}"[:_REASON_CHARS].rstrip(": ")
 
 
+def is_capped(body: Mapping[str, Any]) -> bool:
+    """Whether a refusal is for the month's cap, and not for the minute's limit."""
+    return "MONTHLY_CAP" in text_in(body, "error") or text_in(body, "v") == "monthly_cap_exceeded"
+
+
+def left_in(answer: Response) -> int | None:
+    """How many records of the month are left."""
+    text = answer.headers.get("x-usage-monthly-remaining", "").strip()
+    return int(text[:18]) if text.isascii() and text.isdigit() else None
+
+
 # -- how long to wait -------------------------------------------------------------------------------------------------------
 
 

@@ -127,6 +127,12 @@ def until_reset(answer: Response, body: Body, attempt: Attempt) -> float | None:
     return min(left_s, _MAX_PAUSE_S) if left_s > 0 else None
 
 
+def resets_in(body: Body, now_s: float) -> float | None:
+    """Seconds until the quota is fresh again, where the answer says when."""
+    at = _unix(body.reset_at)
+    return at - now_s if at is not None and at > now_s else None
+
+
 def _unix(moment: Any) -> float | None:
     """Seconds since 1970; None for what is no moment."""
     try:

@@ -13,6 +13,7 @@ from agentd.gating import Gate
 from agentd.outcomes import Reject, Verdict
 from agentd.platforms._aegis_gates import GATES
 from agentd.platforms._aegis_sdk import STAND_IN
+from agentd.probing import Probe
 from agentd.standin import StandIn
 
 
@@ -27,6 +28,7 @@ class Aegis:
     calls: Mapping[str, Call] = {}
     gates: Mapping[str, Gate] = GATES
     stand_in: StandIn = STAND_IN
+    probe = Probe("/v1/intents?limit=1")
 
     def headers(self, sending: Sending) -> dict[str, str]:
         return {"authorization": f"Bearer {sending.api_key}", "idempotency-key": sending.idempotency_key}

@@ -26,6 +26,7 @@ from agentd.exchange import (
     Response,
     Sending,
     Unencodable,
+    Usage,
 )
 from agentd.gating import Gate
 from agentd.identity import text_of
@@ -34,6 +35,7 @@ from agentd.platforms._agentos_gates import GATES
 from agentd.platforms._agentos_sdk import STAND_IN
 from agentd.platforms._agentos_wire import Envelope, by_code, envelope_in, reason_of
 from agentd.platforms.base import by_status, is_cut, lost, with_extra
+from agentd.probing import Probe
 from agentd.records import TYPES, Event, Json, RunCancel, RunComplete, RunFail, RunStart, Span, Task, Time
 from agentd.standin import StandIn
 
@@ -86,6 +88,9 @@ class AgentOS:
     options: Mapping[str, tuple[str, ...]] = {}
     gates: Mapping[str, Gate] = GATES
     stand_in: StandIn = STAND_IN
+    # the one read that there is; an agent's key is known and has no leave for it (403), a wrong one is not (401)
+    probe = Probe("/api/v1/approvals", frozenset({200, 403}))
+    cap = "AgentOS's plan"
     calls: Mapping[str, Call] = {
         "run.start": Call("run/start", f"{_PREFIX}/run/start"),
         "event": _EVENTS,
@@ -95,6 +100,12 @@ class AgentOS:
         "run.fail": Call("run/fail", f"{_PREFIX}/run/fail"),
         "run.cancel": Call("run/cancel", f"{_PREFIX}/run/cancel"),
     }
+
+    def usage(self, _request: Request, answer: Response, _now_s: float) -> Usage:
+        """402 says that the plan is used up; of how much there is, and until when, no answer tells."""
+        if by_code(answer, envelope_in(answer.body)).status == 402:  # noqa: PLR2004
+            return Usage(reached=True)
+        return Usage(passed=200 <= answer.status < 300)  # noqa: PLR2004
 
     def headers(self, sending: Sending) -> dict[str, str]:
         return {"authorization": f"Bearer {sending.api_key}", "idempotency-key": sending.idempotency_key}

@@ -53,6 +53,7 @@ from agentd.platforms._ascend_answers import (
 from agentd.platforms._ascend_gates import GATES
 from agentd.platforms._ascend_sdk import STAND_IN
 from agentd.platforms.base import by_status, lost, with_extra
+from agentd.probing import Probe
 from agentd.records import ActionCompleted, ActionFailed, Heartbeat, Json
 from agentd.standin import StandIn
 from agentd.units import rfc3339
@@ -99,6 +100,7 @@ class Ascend:
         "heartbeat_metrics": ("union", "flat", "nested"),
     }
     stand_in: StandIn = STAND_IN
+    probe = Probe("/api/sdk/kill-switch/status")
 
     def headers(self, sending: Sending) -> dict[str, str]:
         """Both forms of authentication, as the SDK sends them, and its signature if there is a secret."""

@@ -30,6 +30,7 @@ from agentd.exchange import (
     Response,
     Sending,
     Unencodable,
+    Usage,
 )
 from agentd.gating import Gate
 from agentd.identity import text_of
@@ -40,7 +41,9 @@ from agentd.platforms._decidefyi_wire import (
     OPERATOR,
     RATE_CODES,
     in_progress,
+    is_capped,
     is_envelope,
+    left_in,
     next_month_s,
     object_in,
     rate_s,
@@ -50,10 +53,12 @@ from agentd.platforms._decidefyi_wire import (
     wait_s,
 )
 from agentd.platforms.base import array_of, by_status, is_cut, lost, object_of, with_extra
+from agentd.probing import Probe
 from agentd.records import TYPES
 from agentd.standin import StandIn
 
 _PREFIX = "/api/decision"
+_COUNTED = ("/api/decide", "/api/decision/")  # POST there makes a record
 _NOT_SENT = frozenset({"id", "to", "agent_id", "extra", "decision_id"})  # ours; the decision's id is in the path
 
 # Call → where the SDK looks for the receipt, and names that only its receipt bears, its id first: none is a field of the request.
@@ -102,6 +107,21 @@ class Decide:
         "crm_sync": Call("crm-sync", "/crm-sync", strict_key=True),
     }
     stand_in: StandIn = STAND_IN
+    # what is open to all says nothing of a key: a record that does not exist is looked for
+    probe = Probe("/api/decision/agentd-check", frozenset({200, 404}))
+    cap = "decide.fyi's monthly cap"
+
+    def usage(self, request: Request, answer: Response, now_s: float) -> Usage:
+        """Each new record counts, decisions and receipts alike; every answer to one says how many are left."""
+        success = 200 <= answer.status < 300  # noqa: PLR2004
+        body = {} if success else object_in(answer.body)
+        left = left_in(answer)
+        replayed = answer.headers.get("x-idempotency-status", "").lower() == "replayed"
+        spent = int(success and not replayed and request.method == "POST" and request.path.startswith(_COUNTED))
+        if not is_capped(body) and not (answer.status == 429 and left == 0):  # noqa: PLR2004
+            return Usage(spent, bool(spent), left)
+        resets_in_s = until_s(answer, body, Attempt(now_s)) or next_month_s(now_s)
+        return Usage(left=0, reached=True, resets_in_s=resets_in_s)
 
     def headers(self, sending: Sending) -> dict[str, str]:
         return {"x-api-key": sending.api_key, "x-idempotency-key": sending.idempotency_key}
@@ -194,7 +214,7 @@ def _receipt(call: Call, body: Mapping[str, Any]) -> Mapping[str, Any]:
 def _by_code(answer: Response, body: Mapping[str, Any], attempt: Attempt, reason: str) -> Verdict | None:
     """What its own word means whatever the status; None where the word says nothing special."""
     code, word = text_in(body, "error"), text_in(body, "v")
-    if "MONTHLY_CAP" in code or word == "monthly_cap_exceeded":
+    if is_capped(body):
         return Pause(Scope.DESTINATION, reason, until_s(answer, body, attempt) or next_month_s(attempt.now_s))
     if code == "DECIDE_AI_BUDGET_EXHAUSTED":
         return Pause(Scope.DESTINATION, reason, until_s(answer, body, attempt))

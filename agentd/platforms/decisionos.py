@@ -26,6 +26,7 @@ from agentd.exchange import (
     Response,
     Sending,
     Unencodable,
+    Usage,
 )
 from agentd.gating import Gate
 from agentd.identity import text_of
@@ -40,9 +41,11 @@ from agentd.platforms._decisionos_wire import (
     decision_body,
     given_fields,
     read,
+    resets_in,
     until_reset,
 )
 from agentd.platforms.base import by_status, is_cut, lost, object_of, with_extra
+from agentd.probing import Probe
 from agentd.records import TYPES, Decision, Snapshot
 from agentd.standin import StandIn
 
@@ -75,6 +78,16 @@ class DecisionOS:
         "snapshot": Call("snapshots", f"{PREFIX}/snapshots", strict_key=True),
     }
     stand_in: StandIn = STAND_IN
+    probe = Probe("/api/public/v1/workspace/usage")
+    cap = "Decision OS's monthly quota of decisions"
+
+    def usage(self, request: Request, answer: Response, now_s: float) -> Usage:
+        """Each decision counts; only the refusal tells of the quota (402, with `resetAt`)."""
+        if answer.status == 402:  # noqa: PLR2004
+            return Usage(left=0, reached=True, resets_in_s=resets_in(read(answer.body), now_s))
+        success = 200 <= answer.status < 300  # noqa: PLR2004
+        spent = int(success and request.method == "POST" and request.path.partition("?")[0] == DECISIONS)
+        return Usage(spent, bool(spent))
 
     def headers(self, sending: Sending) -> dict[str, str]:
         """The platform's own key is `requestId` in the body; the header is for whatever stands in between."""

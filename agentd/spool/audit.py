@@ -22,7 +22,7 @@ from agentd.spool import gaterows, letters
 from agentd.spool.audit_journal import AT_ONCE, JournalCheck, Matching, Span, against_books
 from agentd.spool.audit_queue import Introducers, SealCheck, Segments
 from agentd.spool.books import ADMITTED, Line
-from agentd.spool.checked import unpack
+from agentd.spool.checked import UNREADABLE, unpack
 from agentd.spool.findings import Finding, Findings, Severity
 from agentd.spool.letters import Brief
 from agentd.spool.readonly import ReadOnlyStore
@@ -160,7 +160,7 @@ class _Auditor:
         for key, value in self._store.rows(Table.REF):
             try:
                 ref = msgspec.msgpack.decode(unpack(value), type=Ref)
-            except (SpoolDamaged, msgspec.MsgspecError) as error:
+            except (SpoolDamaged, *UNREADABLE) as error:
                 self._findings.error("references", f"reference {row_of(key)}", f"can't be read: {error}")
                 continue
             if ref.state == INTRODUCED and not ref.lane.startswith(GATE_LANE):

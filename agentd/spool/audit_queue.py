@@ -133,7 +133,9 @@ class _Checks:
                 f"record {max(numbers)} of {name} is not below the number of the next one ({following})",
             )
         self._unique(where, name, numbers)
-        if row.directory is not None and (wrong := _differing(row.directory, _directory(name, entries, size))):
+        if row.directory is not None and (
+            wrong := _differing(row.directory, _directory(name, entries, row.directory, size))
+        ):
             self._findings.error("directories", where, f"its directory differs from its records in {', '.join(wrong)}")
 
     def _unique(self, where: str, name: str, numbers: list[int]) -> None:
@@ -151,12 +153,13 @@ class _Checks:
         recent.update(numbers)
 
 
-def _directory(name: str, entries: Sequence[Entry], size: int) -> Directory:
-    """What the directory of these records has to be (`segments.encode`)."""
+def _directory(name: str, entries: Sequence[Entry], found: Directory, size: int) -> Directory:
+    """What the directory of these records has to be (`segments.encode`); older ones don't say whose they are."""
     lanes = array("Q", sorted(lane_hash(lane) for lane in {entry.lane for entry in entries}))
     return Directory(
         segments.VERSION, name, entries[0].loss, entries[0].number, entries[-1].number, len(entries), size,
         min(entry.admitted_us for entry in entries), dict(Counter(entry.kind for entry in entries)), lanes.tobytes(),
+        None if found.uid is None else segments.uid_of(entries),
     )  # fmt: skip
 
 

@@ -10,8 +10,13 @@ from __future__ import annotations
 
 import zlib
 
+import msgspec
+
 from agentd.errors import SpoolDamaged
 
+# What decoding raises for bytes that nobody has checked, or somebody has planted: msgspec has no error of its own for texts that are
+# no UTF-8, nor for what is nested without end.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _HEADER = 5
 
 

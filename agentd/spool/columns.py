@@ -11,6 +11,7 @@ from agentd.errors import SpoolDamaged
 from agentd.queued import Source
 from agentd.records import LossClass
 from agentd.spool import segments
+from agentd.spool.checked import UNREADABLE
 
 
 class _Stored(Struct, array_like=True):
@@ -60,7 +61,7 @@ def read(key: int, value: bytes) -> Columns:
             _array("Q", stored.numbers), _array("I", stored.lane_of), _array("H", stored.kind_of),
             _array("I", stored.source_of), _array("Q", stored.admitted), _array("I", stored.lengths),
         )  # fmt: skip
-    except (ValueError, msgspec.MsgspecError) as error:
+    except (ValueError, *UNREADABLE) as error:
         raise SpoolDamaged(f"segment {key:#x}: {error}") from error
     count = len(columns.numbers)
     others = (columns.lane_of, columns.kind_of, columns.source_of, columns.admitted, columns.lengths)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from agentd.crashpoints import Point, reached
@@ -55,14 +56,15 @@ class Committer:
         retry_s: float = RETRY_S,
     ) -> None:
         self.last_commit_s = 0.0
+        self.broken = False  # whether the last commit failed for another reason than want of room
         self._ledger = ledger
         self._storage = storage
         self._pushed = pushed
         self._room = room
         self._retry_s = retry_s
         self._appends: list[Append] = []
-        self._append_bytes: dict[str, int] = {}
-        self._committing_records: dict[str, int] = {}
+        self._append_bytes: Counter[tuple[str, int]] = Counter()  # by destination and user
+        self._committing_records: Counter[str] = Counter()
         self._pending = Pending()
         self._under_way = Pending()
         self._asked: dict[str, set[str]] = {}
@@ -110,13 +112,16 @@ class Committer:
     ) -> asyncio.Future[None]:
         """Records for the next commit that has room for them; `awaited` rows are refused like records if none has."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        size = 0
-        for name, entries in copies.items():
-            taken = sum([len(entry.body) + RECORD_OVERHEAD for entry in entries])
-            self._append_bytes[name] = self._append_bytes.get(name, 0) + taken
-            size += taken
-        size += sum([len(put.value) for put in puts]) if awaited else 0
-        self._appends.append(Append(copies, future, size, list(puts), list(introduced), list(notes), awaited))
+        sizes = Counter(
+            {
+                (name, entries[0].source.uid): sum([len(entry.body) + RECORD_OVERHEAD for entry in entries])
+                for name, entries in copies.items()
+                if entries
+            }
+        )
+        self._append_bytes += sizes
+        size = sizes.total() + (sum([len(put.value) for put in puts]) if awaited else 0)
+        self._appends.append(Append(copies, future, size, list(puts), list(introduced), list(notes), awaited, sizes))
         self._dirty.set()
         return future
 
@@ -139,14 +144,14 @@ class Committer:
         append.returned, append.moved, append.by = list(returned), not returned, by
         return future
 
-    def append_bytes(self, name: str) -> int:
-        """Bytes of a destination's records that are not on disk yet."""
-        return self._append_bytes.get(name, 0)
+    def append_bytes(self, name: str, uid: int | None = None) -> int:
+        """Bytes of a destination's records that are not on disk yet; of one user if `uid` is given."""
+        return sum(size for (at, who), size in self._append_bytes.items() if at == name and uid in (None, who))
 
     def committing(self, name: str) -> int:
         """Records that the commit under way holds, or that wait for a later place: in the books already, in the queue when it is done."""
         moved = sum(len(append.copies.get(name, ())) for append in self._appends if append.moved)
-        return self._committing_records.get(name, 0) + moved
+        return self._committing_records[name] + moved
 
     def ending(self, name: str) -> set[str]:
         """The lanes whose run's end is on its way to the disk."""
@@ -252,14 +257,14 @@ class Committer:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
-            if self._has_work():
+            if self.has_work():
                 await self._commit()
             if self._given_up:  # a later commit would go on from books and journal that are not on disk
                 return
             if self._errand is not None and not self._closing:
                 await self._run_errand(self._errand)
                 self._errand = None
-            if self._has_work():
+            if self.has_work():
                 self._dirty.set()
             elif self._closing:
                 return
@@ -270,7 +275,7 @@ class Committer:
         except Exception:  # a defect of ours, and commits go on
             log.exception("an errand between commits failed", extra={"action": "defect"})
 
-    def _has_work(self) -> bool:
+    def has_work(self) -> bool:
         pending, refs = self._pending, self._ledger.refs
         return bool(
             self._appends or pending.puts or pending.deletes or pending.waiters or self._new_seals or refs.changed
@@ -286,31 +291,36 @@ class Committer:
             try:
                 written = await self._storage.run(write, pending, self._ledger.meta)
             except DiskFull as error:
-                self._refuse(pending, str(error))
+                self._refuse(pending, str(error), "full")
             except sqlite3.Error as error:
                 log.error("commit failed: %s", error, extra={"action": "commit_failed"})
-                self._refuse(pending, str(error))
+                self._refuse(pending, str(error), "fails")
             except Exception as error:  # a defect of ours; commits that silently ended would hang every client
                 log.exception("commit failed", extra={"action": "defect"})
-                self._refuse(pending, repr(error))
+                self._refuse(pending, repr(error), "fails")
             else:
                 self.last_commit_s = loop.time() - begun
                 self._failures = 0
+                self.broken = False
                 self._committed(pending, written)
                 reached(Point.COMMIT_TOLD)
                 return
             await self._storage.run(_claim_reserve, self._ledger.folder)
-            if not (pending.puts or pending.deletes or pending.waiters or pending.appends):
+            is_empty = not (pending.puts or pending.deletes or pending.waiters or pending.appends)
+            if is_empty:
                 self._under_way = Pending()
+                if self._closing:  # there is nothing more to find out
+                    return
                 self.measure()
-                return
-            if self._closing and self._failures > _FAILURES_BEFORE_STUCK:
+            elif self._closing and self._failures > _FAILURES_BEFORE_STUCK:
                 log.error(
                     "giving up the last commit: what it settled will be repeated", extra={"action": "commit_abandoned"}
                 )
                 self._given_up = True
                 return
             await asyncio.sleep(self._retry_s if self._failures > 1 else 0)
+            if is_empty:
+                return
 
     # -- one commit --------------------------------------------------------------------------------------------------
 
@@ -343,9 +353,12 @@ class Committer:
         ledger = self._ledger
         now = ledger.now_us()
         for append in appends:
-            for name, entries in append.copies.items():
-                self._committing_records[name] = self._committing_records.get(name, 0) + len(entries)
+            self._count(append)
             book(ledger, append, now)
+
+    def _count(self, append: Append) -> None:
+        for name, entries in append.copies.items():
+            self._committing_records[name] += len(entries)
 
     def _learn_losses(self, pending: Pending, written: Written) -> None:
         losses = self._ledger.losses
@@ -364,7 +377,7 @@ class Committer:
         if written.free_bytes is not None:
             self._ledger.free_inside = written.free_bytes
         for append in pending.appends:
-            self._release(append)
+            self._append_bytes -= append.sizes
             for ref in append.introduced:
                 self._ledger.refs.stored(ref)
             if not append.future.done():
@@ -372,7 +385,7 @@ class Committer:
         for waiter in pending.waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        self._committing_records = {}
+        self._committing_records = Counter()
         for name, made in written.segments.items():
             self._pushed(name, self._ledger.queues[name].push(made, written.entries[name]))
         self._learn_losses(pending, written)
@@ -381,12 +394,13 @@ class Committer:
 
     # -- no room -----------------------------------------------------------------------------------------------------
 
-    def _refuse(self, pending: Pending, reason: str) -> None:
+    def _refuse(self, pending: Pending, reason: str, state: str) -> None:
         """No room: records are refused, everything else is tried again once the ballast is given back."""
         ledger = self._ledger
         self._failures += 1
         if not ledger.disk_full:
-            log.error("disk full (%s): what there is no room for is refused", reason, extra={"action": "disk_full"})
+            log.error("disk %s (%s): what it can't take is refused", state, reason, extra={"action": "disk_full"})
+        self.broken = state != "full"
         ledger.disk_full = pending.measures = True
         ledger.free_inside = 0  # until a commit has measured it
         reached(Point.FULL_REFUSED)
@@ -403,7 +417,9 @@ class Committer:
         ledger.meta.books = books.snapshot()
         pending.appends = kept
         untell(ledger, pending)
-        self._committing_records = {name: len(entries) for append in kept for name, entries in append.copies.items()}
+        self._committing_records = Counter()
+        for append in kept:
+            self._count(append)
         self._refuse_waiting()
 
     def _refuse_waiting(self) -> None:
@@ -422,13 +438,9 @@ class Committer:
             self._ledger.refs.withdraw(ref)
 
     def _answer(self, append: Append) -> None:
-        self._release(append)
+        self._append_bytes -= append.sizes
         if not append.future.done():
             append.future.set_exception(SpoolFull())
-
-    def _release(self, append: Append) -> None:
-        for name, entries in append.copies.items():
-            self._append_bytes[name] -= sum([len(entry.body) + RECORD_OVERHEAD for entry in entries])
 
 
 def _claim_reserve(store: Rows, folder: Folder) -> None:

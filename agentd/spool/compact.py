@@ -2,7 +2,7 @@
 
 A lane that can't send keeps a few records of each segment alive, so that the disk fills with what has been delivered; a
 destination that is down while records trickle in gets a segment per record, each with a directory in memory. `choose` finds
-a run of neighbours of one loss class, `rewrite` puts their live records into new rows and deletes the old ones in one
+a run of neighbours of one loss class and user, `rewrite` puts their live records into new rows and deletes the old ones in one
 transaction, and `Compactor` takes that over into the queue. It runs between two commits, so that what ended meanwhile is
 either in the rows that are read or in memory, and never in a commit behind its back. A crash leaves the old rows or the
 new ones. Numbers, seals and order are not touched.
@@ -42,11 +42,12 @@ _RUN_BYTES = 16 * 2**20  # and reads no more than about 50 ms worth
 
 def choose(parts: Iterable[Sequence[Segment]], avoid: Container[int] = ()) -> list[Segment]:
     """The run of segments to rewrite now, empty for none. A run never crosses from one part to another."""
-    lists = [
-        [segment for segment in part if segment.loss is loss and segment.key not in avoid]
-        for part in parts
-        for loss in LossClass
-    ]
+    by_kind: dict[tuple[int, LossClass, int | None], list[Segment]] = {}
+    for place, part in enumerate(parts):
+        for segment in part:
+            if segment.key not in avoid:
+                by_kind.setdefault((place, segment.loss, segment.uid), []).append(segment)
+    lists = list(by_kind.values())
     live = sum(segment.live_bytes for of_class in lists for segment in of_class)
     waste = sum(segment.size for of_class in lists for segment in of_class) - live
     if waste > (SLACK - 1) * live and waste >= WORTH_BYTES:

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from sys import intern
 from typing import NamedTuple, TypeAlias
 
@@ -38,6 +38,8 @@ from agentd.wire import decode_record
 log = logging.getLogger("agentd.spool")
 
 _STEP_BYTES = 2**19  # of letters in one commit: what has no room is left in steps of this size
+_KEPT = 4  # one part in 4 of their room is kept for users who have little in it: less than one part in 16
+_LITTLE = 16
 _INVALID_SHARE = 8  # what was refused at intake fills this part of the room at most: no bad client pauses a destination
 _OVERHEAD = 64  # bytes of a record in its segment beside its own
 _PAGE_BYTES = 4 * 2**20  # of a listing: letters may hold a megabyte each
@@ -91,14 +93,6 @@ class DeadLetters:
         """Their contents; what is gone meanwhile or damaged is left out."""
         rows = await self._spool.run_in_thread(read, found)
         return [letter for _, letter in rows if letter is not None]
-
-    async def page(self, wanted: Wanted, limit: int, after: int | None = None) -> list[tuple[int, Letter]]:
-        """See `page`."""
-        return await self._spool.run_in_thread(page, wanted, limit, after)
-
-    async def carried(self, letter: Letter) -> int:
-        """How many are dead because it is."""
-        return await self._spool.run_in_thread(carried, letter)
 
     # -- replay ------------------------------------------------------------------------------------------------------
 
@@ -285,13 +279,25 @@ class DeadLetters:
             return False
         now = ledger.now_us()
         entry = Entry(
-            0, refused.record_id, refused.lane, refused.kind, LossClass.KEEP, refused.source, now, refused.body
+            0,
+            refused.record_id,
+            refused.lane,
+            refused.kind,
+            LossClass.KEEP,
+            refused.source,
+            now,
+            refused.body,
+            redactions=refused.redactions,
         )
         letter = letters.letter_of("", entry, Death(Cause.INVALID, refused.reason), now)
         letter.allowed = refused.allowed
         value, tag = letters.encode(letter)
         room = self._spool.limits.dead_bytes // _INVALID_SHARE
-        full = ledger.disk_full or ledger.invalid_bytes + len(value) > room or not self._spool.dead_room(len(value))
+        uid = refused.source.uid
+        own = ledger.invalid_bytes[uid] + len(value)
+        most = room if own <= room // _LITTLE else room - room // _KEPT  # the rest is for those who have little in it
+        total = ledger.invalid_bytes.total() + len(value)
+        full = ledger.disk_full or total > most or not self._spool.dead_room(len(value))
         if full and not self._warned:
             log.warning(
                 "no room for what is refused as invalid: from now on it is counted and not kept; replay or purge some",
@@ -361,10 +367,10 @@ def page(store: Rows, wanted: Wanted, limit: int, after: int | None = None) -> l
     if after is None:
         chosen: Iterable[Found] = reversed(deque(_scan(store, wanted), maxlen=limit))
     else:
-        chosen = (one for one in _scan(store, wanted) if row_of(one.key) > after)
+        chosen = islice(_scan(store, wanted, after), limit)
     letters_: list[tuple[int, Letter]] = []
     size = 0
-    for one in list(chosen) if after is None else list(_first(chosen, limit)):
+    for one in list(chosen):
         if letters_ and size > _PAGE_BYTES:
             break
         letters_ += [(row_of(one.key), letter) for _, letter in read(store, [one]) if letter is not None]
@@ -372,23 +378,29 @@ def page(store: Rows, wanted: Wanted, limit: int, after: int | None = None) -> l
     return letters_
 
 
-def carried(store: Rows, letter: Letter) -> int:
-    """How many are dead because this one is: those that wait for what it introduces."""
+def carried(store: Rows, introducers: Sequence[Letter]) -> list[int]:
+    """For each how many are dead because it is: those that wait for what it introduces. One search for all of them."""
+    lanes = [_introduced_lane(letter) for letter in introducers]
+    wanted = frozenset(lane for lane in lanes if lane is not None)
+    if not wanted:
+        return [0] * len(lanes)
+    briefs = (one.brief for one in _scan(store, Wanted(cause=Cause.INTRODUCER_DEAD, lanes=wanted)))
+    counts = Counter((brief.destination, brief.lane) for brief in briefs)
+    return [0 if lane is None else counts[lane] for lane in lanes]
+
+
+def _introduced_lane(letter: Letter) -> tuple[str, str] | None:
+    """Destination and lane of what waits for it; None where nothing does."""
     place = INTRODUCES.get(letter.kind)
-    local_id = None if place is None else _field(letter.body, place[1])
-    if place is None or local_id is None or not letter.destination:
-        return 0
-    lane = (letter.destination, f"{place[0]}:{local_id}")
-    return sum(1 for _ in _scan(store, Wanted(cause=Cause.INTRODUCER_DEAD, lanes=frozenset([lane]))))
+    if place is None or not letter.destination:
+        return None
+    local_id = _field(letter.body, place[1])
+    return None if local_id is None else (letter.destination, f"{place[0]}:{local_id}")
 
 
-def _first(found: Iterable[Found], limit: int) -> Iterator[Found]:
-    for one, _ in zip(found, range(limit), strict=False):
-        yield one
-
-
-def _scan(store: Rows, wanted: Wanted) -> Iterator[Found]:
-    for key, tag, size in list(store.tags(Table.DEAD)):
+def _scan(store: Rows, wanted: Wanted, after: int = -1) -> Iterator[Found]:
+    """Those behind a row's number."""
+    for key, tag, size in store.tags(Table.DEAD, after):
         brief = _brief(store, key, tag, size)
         if brief is not None and wanted.matches(brief):
             yield Found(key, _slim(brief), size)

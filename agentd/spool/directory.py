@@ -11,7 +11,7 @@ import msgspec
 
 from agentd.errors import SpoolDamaged
 from agentd.records import LossClass
-from agentd.spool.checked import pack, unpack
+from agentd.spool.checked import UNREADABLE, pack, unpack
 from agentd.spool.segments import Directory, lane_hash
 
 INFINITY = 2**64
@@ -33,6 +33,7 @@ class Segment:
         "live",
         "loss",
         "size",
+        "uid",
     )
 
     def __init__(self, key: int, directory: Directory) -> None:
@@ -41,6 +42,7 @@ class Segment:
         self.count = self.live = directory.count
         self.size = directory.size
         self.loss = directory.loss
+        self.uid = directory.uid
         self.admitted_us = directory.admitted_us
         self.kinds = dict(directory.kinds)
         self.hashes: array[int] | None = directory.lane_hashes()
@@ -101,7 +103,7 @@ def decode_bitmap(value: bytes, count: int) -> tuple[dict[str, int], bytearray]:
     """How many of each kind are live, and a bit for each record that has ended. Raises SpoolDamaged."""
     try:
         kinds, ended = msgspec.msgpack.decode(unpack(value), type=tuple[dict[str, int], bytes])
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise SpoolDamaged(f"bitmap: {error}") from error
     if len(ended) != (count + 7) // 8:
         raise SpoolDamaged(f"bitmap of {len(ended)} bytes for {count} records")
@@ -118,6 +120,7 @@ class Index:
         self.live = 0
         self.stored_bytes = 0
         self.class_bytes = dict.fromkeys(LossClass, 0)
+        self.uid_bytes: dict[int | None, int] = {}  # by whose they are
         self.segments: dict[int, Segment] = {}
         self._order: list[Segment] = []
         self._scan = 0
@@ -135,6 +138,7 @@ class Index:
         self.live += segment.live
         self.stored_bytes += segment.size
         self.class_bytes[segment.loss] += segment.size
+        self.uid_bytes[segment.uid] = self.uid_bytes.get(segment.uid, 0) + segment.size
         cost = 0 if segment.hashes is None else len(segment.hashes) * 8
         if self.bytes + cost > self.limit:
             segment.hashes = None  # costs reads where the lane would have told, never correctness
@@ -148,6 +152,9 @@ class Index:
         self.live -= segment.live
         self.stored_bytes -= segment.size
         self.class_bytes[segment.loss] -= segment.size
+        self.uid_bytes[segment.uid] -= segment.size
+        if not self.uid_bytes[segment.uid]:
+            del self.uid_bytes[segment.uid]
         self.bytes -= 0 if segment.hashes is None else len(segment.hashes) * 8
         if len(self._order) > 64 and len(self._order) > 2 * len(self.segments):  # noqa: PLR2004 - amortised
             self._tidy()

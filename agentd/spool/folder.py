@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agentd.errors import AlreadyRunning, StateError
+from agentd.ownership import check_way, check_written
 
 # 1 MiB is enough on tmpfs, not on ext4 with a 4 MiB write-ahead log: measured, 16 MiB always was.
 BALLAST_BYTES = 16 * 2**20
@@ -43,8 +44,12 @@ class Folder:
         self._create()
         self._check()
         self._lock = self._take_lock()
-        self._check_inside()
-        self.refill_ballast()
+        try:
+            self._check_inside()
+            self.refill_ballast()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Give the lock back; the file stays, since removing it would let two daemons lock two files of one name."""
@@ -141,10 +146,10 @@ class Folder:
         (self.spool / _UNMENDED).unlink(missing_ok=True)
 
     def release_ballast(self) -> bool:
-        """Give the reserved room back to the file system; False if it was given already."""
+        """Give the reserved room back to the file system; False if it was given already, or the disk lets nothing be removed."""
         try:
             (self.path / "ballast").unlink()
-        except FileNotFoundError:
+        except OSError:
             return False
         return True
 
@@ -156,15 +161,16 @@ class Folder:
                 return True
         if self.free_bytes() < FLOOR_BYTES + BALLAST_BYTES:
             return False
-        ballast.unlink(missing_ok=True)
         try:
+            ballast.unlink(missing_ok=True)
             descriptor = os.open(ballast, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(descriptor, 0, BALLAST_BYTES)
             finally:
                 os.close(descriptor)
         except OSError:
-            ballast.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that takes no change at all
+                ballast.unlink(missing_ok=True)
             return False
         return True
 
@@ -177,6 +183,7 @@ class Folder:
             ) from error
 
     def _check(self) -> None:
+        check_way(self.path, os.geteuid(), "state folder")
         _check_own(self.path, stat.S_ISDIR, "state folder")
 
     def _check_inside(self) -> None:
@@ -196,6 +203,11 @@ class Folder:
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise StateError(f"{path}: {error.strerror}") from error
+        try:
+            check_written(lock, path, os.geteuid())
+        except StateError:
+            os.close(lock)
+            raise
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

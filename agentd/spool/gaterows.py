@@ -23,6 +23,7 @@ from msgspec import Struct
 from agentd.errors import SpoolDamaged
 from agentd.gating import Word
 from agentd.queued import GATE_LANE, Source
+from agentd.spool.checked import UNREADABLE
 from agentd.spool.store import Put, key_of
 from agentd.spool.tables import Table
 
@@ -164,5 +165,5 @@ def _checked(what: str, data: bytes | None, kind: type[T]) -> T:
         raise SpoolDamaged(f"{what}: wrong checksum")
     try:
         return msgspec.msgpack.decode(data[4:], type=kind)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise SpoolDamaged(f"{what}: {error}") from error

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
+
+import msgspec
 
 from agentd.errors import SpoolDamaged, StateError
 from agentd.gating import Word
 from agentd.outcomes import State
 from agentd.queued import DEAD, GATE_LANE, INTRODUCED, KNOWN, Entry, Ref, is_anothers
 from agentd.records import LossClass
+from agentd.redact.build import no_redactor
+from agentd.redact.engine import Redactor
 from agentd.spool.folder import Folder
 from agentd.spool.gaterows import GateRow, Stored, decode, encode, of_brief
 from agentd.spool.spool import Spool
@@ -28,8 +33,10 @@ _WORDS = frozenset(Word) - {Word.PENDING}
 class GateShelf:
     """The gate room's side of the spool. Futures are done when the change is on disk; they raise SpoolFull."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, redactor: Redactor | None = None) -> None:
+        """What reaches the disk goes through `redactor`; in memory a gate stays as it was asked and answered."""
         self._spool = spool
+        self._redactor = redactor or no_redactor()
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
@@ -52,16 +59,19 @@ class GateShelf:
 
     def save(self, gate: GateRow, steps: Sequence[str], introduced: Sequence[Ref] = ()) -> asyncio.Future[None]:
         """Put a gate on disk with journal entries for `steps`; refused where there is no room."""
-        notes = [self._noted(gate, step) for step in steps]
-        return self._spool.append({}, puts=[encode(gate)], introduced=introduced, notes=notes, awaited=True)
+        kept, hits = self._without_secrets(gate)
+        notes = [self._noted(kept, step, hits) for step in steps]
+        return self._spool.append({}, puts=[encode(kept)], introduced=introduced, notes=notes, awaited=True)
 
     def keep(self, gate: GateRow, steps: Sequence[str]) -> asyncio.Future[None]:
         """The same for what was refused and must not be lost while we live: done as soon as there is room."""
-        return self._spool.put(encode(gate), [self._noted(gate, step) for step in steps])
+        kept, hits = self._without_secrets(gate)
+        return self._spool.put(encode(kept), [self._noted(kept, step, hits) for step in steps])
 
     def note(self, gate: GateRow, step: str) -> None:
         """An entry in the journal alone, with the next commit."""
-        self._spool.note(self._noted(gate, step))
+        kept, hits = self._without_secrets(gate)
+        self._spool.note(self._noted(kept, step, hits))
 
     def drop(self, rows: Iterable[int]) -> None:
         """Forget gates, with the next commit."""
@@ -77,13 +87,26 @@ class GateShelf:
             return of_brief(stored.brief, stored.row)
         return gate
 
-    def _noted(self, gate: GateRow, step: str) -> Noted:
+    def _without_secrets(self, gate: GateRow) -> tuple[GateRow, dict[str, int]]:
+        """The gate as it is stored, and the rules that were hit."""
+        redactor = self._redactor
+        if not redactor.version:
+            return gate, {}
+        request, response = redactor.question(gate.request), redactor.question(gate.response)
+        source = msgspec.structs.replace(gate.source, redaction=redactor.version)
+        kept = msgspec.structs.replace(
+            gate, source=source, request=request.body, response=response.body, reason=redactor.text(gate.reason),
+            note=redactor.text(gate.note),
+        )  # fmt: skip
+        return kept, dict(Counter(request.hits) + Counter(response.hits))
+
+    def _noted(self, gate: GateRow, step: str, hits: Mapping[str, int]) -> Noted:
         state = State.QUEUED
         if step in _WORDS:
             state = State.DEAD if step == Word.UNAVAILABLE else State.DELIVERED
         entry = Entry(
             0, UUID(gate.gate_id).bytes, gate.lane, f"gate.{gate.gate}", LossClass.KEEP, gate.source, gate.asked_us,
-            gate.request,
+            gate.request, redactions=hits,
         )  # fmt: skip
         facts: dict[str, str | bool | int] = {
             "cause": step, "key": gate.idempotency_key, "platform_id": gate.platform_id or "", "run": gate.run_id or "",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agentd.spool.ledger import Ledger
-from agentd.spool.lost import Key
 from agentd.spool.refs import encode as encode_ref
 from agentd.spool.store import Put, key_of
 from agentd.spool.tables import Table
@@ -71,10 +70,10 @@ def untell(ledger: Ledger, pending: Pending) -> None:
     pending.put(Put(key_of(Table.LOST, row), ledger.losses.rewrite(row)))
 
 
-def told_by(ledger: Ledger, appends: Iterable[Append]) -> list[Key]:
-    """The runs whose notices these bring."""
+def told_by(ledger: Ledger, appends: Iterable[Append]) -> list[bytes]:
+    """The ids of the notices that these bring."""
     losses = ledger.losses
     if not losses.is_telling:
         return []
     copies = [copy for append in appends for copy in append.copies.items()]
-    return [(name, one.lane) for name, entries in copies for one in entries if losses.is_told_by(name, one)]
+    return [one.record_id for name, entries in copies for one in entries if losses.is_told_by(name, one)]

@@ -23,7 +23,7 @@ from msgspec import Struct
 from agentd.errors import SpoolDamaged
 from agentd.outcomes import State
 from agentd.queued import Entry
-from agentd.spool.checked import pack, unpack
+from agentd.spool.checked import UNREADABLE, pack, unpack
 
 
 class Note(Struct, array_like=True, omit_defaults=True):
@@ -103,6 +103,10 @@ class Journal:
     def __len__(self) -> int:
         return self.next_number - 1
 
+    def follow(self, retention_us: int, max_bytes: int) -> None:
+        """Within these bounds from now on."""
+        self._retention_us, self._max_bytes = retention_us, max_bytes
+
     def note(self, entry: Entry, state: State, destination: str, at_us: int, **facts: str | bool | int) -> None:
         """Add an entry for a record's step.
 
@@ -127,6 +131,7 @@ class Journal:
                 sha256(entry.body).digest(),
                 occurred_us=said.occurred_us,
                 queue_number=entry.number,
+                redactions=dict(entry.redactions or {}),
                 **facts,  # type: ignore[arg-type]  # the fields above
             )
         )
@@ -238,5 +243,5 @@ def decode_row(value: bytes) -> Row:
             return Row(b"", sha256(body).digest(), msgspec.msgpack.decode(body, type=list[Note]))
         previous, notes = msgspec.msgpack.decode(body, type=tuple[bytes, list[Note]])
         return Row(previous, sha256(body).digest(), notes)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise SpoolDamaged(f"journal row: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from agentd.queued import Entry
+from agentd.records import URGENT
 from agentd.spool.directory import INFINITY
 from agentd.spool.segments import lane_hash
 
@@ -27,6 +28,7 @@ class Lane:
         "restored",
         "resume",
         "size",
+        "urgent",
     )
 
     def __init__(self, key: str) -> None:
@@ -41,6 +43,7 @@ class Lane:
         self.horizon = INFINITY  # numbers from here on are not complete in the window
         self.needs = 0  # up to this number it has to be in the window: a sealed batch goes out whole or not at all
         self.restored: set[int] = set()
+        self.urgent = 0  # the highest number of an urgent record that was in the window
 
     def __repr__(self) -> str:
         state = "parked" if self.parked else "blocked" if self.blocked else "open"
@@ -51,6 +54,8 @@ class Lane:
         if self.entries and entry.number < self.entries[-1].number:
             self.ordered = False  # segments of different loss classes overlap
         self.entries.append(entry)
+        if entry.kind in URGENT:
+            self.urgent = max(self.urgent, entry.number)
         cost = len(entry.body) + ENTRY_OVERHEAD
         self.size += cost
         return cost
@@ -60,6 +65,11 @@ class Lane:
         if not self.ordered:
             self.entries = deque(sorted(self.entries, key=_number))
             self.ordered = True
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether an urgent record is in the window, also behind others."""
+        return bool(self.entries) and self.entries[0].number <= self.urgent
 
     def can_send(self, horizon: int) -> bool:
         """Whether something of it may be taken, if segments from `horizon` on are unread."""

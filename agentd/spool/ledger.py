@@ -5,7 +5,7 @@ Recovery fills it, the spool's methods change it, the committer writes it. It be
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -21,6 +21,7 @@ from agentd.spool.lost import Losses
 from agentd.spool.queue import Queue
 from agentd.spool.refs import Refs
 from agentd.spool.seals import Seals
+from agentd.spool.seen import SeenRows
 from agentd.spool.tables import Meta, Table
 
 
@@ -50,17 +51,17 @@ class Ledger:
         self.tells: frozenset[str] = frozenset()  # destinations that take events: there runs are told what they lost
         self.queues: dict[str, Queue] = {}
         self.meta = Meta()
+        self.senders: set[int] = set()  # users who send records, or may: two of them, if there are
         self.dead_bytes = 0
         self.dead_count = 0
-        self.invalid_bytes = 0  # of the dead letters, those that were refused at intake: a part of the room at most
+        self.invalid_bytes: Counter[int] = Counter()  # by user; of the dead letters, those that were refused at intake
         self.invalid: set[bytes] = set()  # and what they are known by (`letters.repeat_of`)
         self.dead_lanes: Counter[tuple[str, str]] = Counter()  # their references are kept as long as they are
         self.quarantined_rows = 0
         self.disk_full = False
         self.disk_low = False  # it may be full before long
         self.free_inside = 0  # bytes that the store can take without more of the disk; known while that is full
-        self.seen_rows: deque[tuple[int, int]] = deque()  # (row, number of ids), oldest first
-        self.seen_count = 0
+        self.seen = SeenRows()
         self.gates: list[Stored] = []  # as they were found at the start
         self._next_rows: dict[Table, int] = dict.fromkeys(Table, 1)
 
@@ -84,7 +85,7 @@ class Ledger:
         self.dead_bytes += size
         self.dead_lanes[brief.destination, brief.lane] += 1
         if not brief.destination:
-            self.invalid_bytes += size
+            self.invalid_bytes[brief.uid] += size
             self.invalid.add(brief.repeat)
 
     def remove_letter(self, brief: Brief, size: int) -> None:
@@ -95,7 +96,9 @@ class Ledger:
         if not self.dead_lanes[brief.destination, brief.lane]:
             del self.dead_lanes[brief.destination, brief.lane]
         if not brief.destination:
-            self.invalid_bytes -= size
+            self.invalid_bytes[brief.uid] -= size
+            if not self.invalid_bytes[brief.uid]:
+                del self.invalid_bytes[brief.uid]
             self.invalid.discard(brief.repeat)
 
     def lose(

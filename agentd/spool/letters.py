@@ -12,7 +12,7 @@ from agentd.errors import SpoolDamaged
 from agentd.outcomes import Cause
 from agentd.queued import Allowed, Death, Entry, Refused, Source, Try
 from agentd.records import LossClass
-from agentd.spool.checked import pack, unpack
+from agentd.spool.checked import UNREADABLE, pack, unpack
 
 _T = TypeVar("_T", "Letter", "Brief")
 
@@ -143,5 +143,5 @@ def decode_brief(tag: bytes | None) -> Brief:
 def _decoded(value: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.msgpack.decode(unpack(value), type=kind)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise SpoolDamaged(f"dead letter: {error}") from error

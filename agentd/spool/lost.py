@@ -20,7 +20,7 @@ from msgspec import Struct
 from agentd.errors import SpoolDamaged
 from agentd.queued import Entry, Source
 from agentd.records import LossClass
-from agentd.spool.checked import pack, unpack
+from agentd.spool.checked import UNREADABLE, pack, unpack
 from agentd.spool.columns import Columns
 
 MOST_RUNS = 100_000  # with a gap each; 330 bytes of memory for one (measured with tracemalloc), 33 MB for all
@@ -165,7 +165,7 @@ def _encode(row: _Row) -> bytes:
 def _decode(value: bytes) -> _Row:
     try:
         return msgspec.msgpack.decode(unpack(value), type=_Row)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise SpoolDamaged(f"lost records: {error}") from error
 
 
@@ -179,7 +179,7 @@ class Losses:
         self.untold = 0
         self._most = most
         self._gaps: dict[str, dict[str, Gap]] = {}
-        self._telling: dict[Key, tuple[Gap, bytes]] = {}  # with the id of the notice, which is not on disk yet
+        self._telling: dict[bytes, tuple[Key, Gap]] = {}  # by the id of the notice, which is not on disk yet
         self._changed: set[Key] = set()  # the log says something else of them
         self._written: set[Key] | None = set()  # what the row of the commit under way replaces; None: all of it
         self._rows: list[int] = []
@@ -189,7 +189,7 @@ class Losses:
         return sum(len(gaps) for gaps in self._gaps.values())
 
     def __repr__(self) -> str:
-        return f"<Losses of {len(self)} runs, {len(self._telling)} being told, {len(self._rows)} rows>"
+        return f"<Losses of {len(self)} runs, {len(self._telling)} notices on their way, {len(self._rows)} rows>"
 
     @property
     def has_changed(self) -> bool:
@@ -212,27 +212,30 @@ class Losses:
     # -- telling -----------------------------------------------------------------------------------------------------
 
     def tell(self, destination: str, lane: str, notice: bytes) -> None:
-        """The notice of this id is on its way to the disk, with all that the run has lost by now."""
-        self._telling[destination, lane] = self._take(destination, lane), notice
+        """The notice of this id is on its way to the disk, with all that the run has lost by now.
+
+        What it loses meanwhile is another gap, which another notice may tell before this one is there.
+        """
+        self._telling[notice] = (destination, lane), self._take(destination, lane)
 
     def is_told_by(self, destination: str, entry: Entry) -> bool:
         """Whether the record is a notice that is on its way."""
-        telling = self._telling.get((destination, entry.lane))
-        return telling is not None and telling[1] == entry.record_id
+        telling = self._telling.get(entry.record_id)
+        return telling is not None and telling[0] == (destination, entry.lane)
 
     @property
     def is_telling(self) -> bool:
         return bool(self._telling)
 
-    def told(self, keys: Iterable[Key]) -> None:
+    def told(self, notices: Iterable[bytes]) -> None:
         """The notices are on disk."""
-        for key in keys:
-            del self._telling[key]
+        for notice in notices:
+            del self._telling[notice]
 
-    def untell(self, keys: Iterable[Key]) -> None:
+    def untell(self, notices: Iterable[bytes]) -> None:
         """The disk had no room for the notices: the runs are to be told after all."""
-        for destination, lane in keys:
-            gap, _ = self._telling.pop((destination, lane))
+        for notice in notices:
+            (destination, lane), gap = self._telling.pop(notice)
             at = self._gaps.setdefault(destination, {})
             at[lane] = gap.with_(at.get(lane))
 
@@ -272,9 +275,9 @@ class Losses:
 
     # -- the log -----------------------------------------------------------------------------------------------------
 
-    def write(self, told: Collection[Key], row: int) -> Written | None:
+    def write(self, told: Collection[bytes], row: int) -> Written | None:
         """What the next commit does to the log if it brings these notices; `row` is a new one's number. None: nothing."""
-        self._changed.update(told)
+        self._changed.update(self._telling[notice][0] for notice in told)
         is_empty = not self._gaps and self._telling.keys() <= set(told)
         gone: list[int] = []
         if is_empty or self._logged > 2 * len(self) + _LOG_LANES or len(self._rows) > _LOG_ROWS:
@@ -295,19 +298,27 @@ class Losses:
             self._rows.remove(row)
         return self._value(row, ())
 
-    def _value(self, row: int, told: Collection[Key]) -> bytes:
+    def _value(self, row: int, told: Collection[bytes]) -> bytes:
+        waiting = self._waiting(told)
         gaps: dict[str, dict[str, Gap | None]] = {}
         if self._written is None:
             gaps = {name: dict(at) for name, at in self._gaps.items()}
-        for name, lane in self._written or self._telling:
-            telling = self._telling.get((name, lane))
-            gap = self.find(name, lane)
-            if telling is not None and (name, lane) not in told:
-                gap = telling[0].with_(gap)
-            gaps.setdefault(name, {})[lane] = gap
+        for key in waiting if self._written is None else self._written:
+            gap, waits = self.find(*key), waiting.get(key)
+            gaps.setdefault(key[0], {})[key[1]] = gap if waits is None else waits.with_(gap)
         self._rows.append(row)
         self._logged += sum(map(len, gaps.values()))
         return _encode(_Row(True, gaps))
+
+    def _waiting(self, told: Collection[bytes]) -> dict[Key, Gap]:
+        """What the notices say that are on their way, but for these."""
+        gaps: dict[Key, Gap] = {}
+        stored = set(told)
+        for notice, (key, gap) in self._telling.items():
+            if notice not in stored:
+                before = gaps.get(key)
+                gaps[key] = gap if before is None else before.with_(gap)
+        return gaps
 
     def restore(self, row: int, value: bytes) -> None:
         """Read a row of a start, in their order. Raises SpoolDamaged."""

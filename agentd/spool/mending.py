@@ -11,7 +11,7 @@ import logging
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from agentd.errors import SpoolDamaged
 from agentd.outcomes import Cause, State
@@ -28,9 +28,8 @@ from agentd.spool.tables import Table
 
 log = logging.getLogger("agentd.spool")
 
-_RECENT_US = (
-    7 * 86_400 * 10**6
-)  # of runs that are that old and have nothing queued nobody will speak again (`runs.keep`)
+_DAY_US = 86_400 * 10**6
+_RECENT_US = 7 * _DAY_US  # of runs that are that old and have nothing queued nobody will speak again (`runs.keep`)
 _NOTE_BYTES = 32  # an entry of the journal takes more
 _TOLD = 10  # ranges of numbers in a line of the log
 _LAST = re.compile(r"\d+-(\d+)")  # of the numbers of records that were lost together
@@ -181,6 +180,18 @@ def end_of_journal(ledger: Ledger, store: Rows) -> None:
         for note in newest.notes:
             told = [note.queue_number] if note.record_id else [int(last) for last in _LAST.findall(note.lane)]
             see_number(ledger, note.destination, max(told, default=0))
+
+
+def in_order(stamps: Sequence[int], now_us: int) -> Iterator[int]:
+    """When the journal's rows were made, by their order: a damaged time lets no evidence go early, and holds none up.
+
+    Nor does a clock that is behind now: while the newest two rows are later than that, no row is disbelieved for it.
+    """
+    limit_us = max(now_us, min(stamps[-2:], default=0)) + _DAY_US
+    newest_us = next((stamp for stamp in stamps if 0 < stamp < limit_us), now_us)
+    for stamp in stamps:
+        newest_us = max(newest_us, stamp if stamp < limit_us else 0)
+        yield newest_us
 
 
 def see_number(ledger: Ledger, destination: str, number: int) -> None:

@@ -19,7 +19,7 @@ import msgspec
 
 from agentd.outcomes import Cause
 from agentd.queued import DEAD, Entry, Source
-from agentd.records import RUN_ENDS, Event, LossClass
+from agentd.records import INTRODUCES, RUN_ENDS, Event, LossClass
 from agentd.spool.lost import Gap
 from agentd.spool.spool import Spool
 from agentd.units import rfc3339
@@ -40,12 +40,16 @@ class Notices:
         self, spool: Spool, destinations: Iterable[str], new_id: Callable[[], bytes], now_us: Callable[[], int]
     ) -> None:
         """What is shed elsewhere is counted and told nobody."""
-        spool.ledger.tells = frozenset(destinations)
         self._spool = spool
+        self.follow(destinations)
         self._losses = spool.ledger.losses
         self._new_id = new_id
         self._now_us = now_us
         self._round: dict[str, deque[str]] = {}  # whose turn it is, by destination
+
+    def follow(self, destinations: Iterable[str]) -> None:
+        """Of these from now on."""
+        self._spool.ledger.tells = frozenset(destinations)
 
     # -- intake's side -----------------------------------------------------------------------------------------------
 
@@ -82,7 +86,7 @@ class Notices:
         """Whether the platform takes the run, these are all that there is behind the end, and nobody knows one by its number."""
         spool = self._spool
         ref = spool.refs.get(destination, "run", lane.partition(":")[2])
-        if ref is not None and (ref.state == DEAD or any(entry.number == ref.number for entry in following)):
+        if (ref is not None and ref.state == DEAD) or any(entry.kind in INTRODUCES for entry in following):
             return False
         return not spool.queues[destination].has_more(lane)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from agentd.errors import SpoolDamaged, StateError
@@ -18,6 +19,7 @@ from agentd.spool.rebuild import Lost, Rebuilt, needed_bytes, rebuild, salvage_o
 from agentd.spool.salvage import Salvage
 from agentd.spool.store import DiskFull, Rows
 from agentd.units import format_size
+from agentd.vitals import Pace
 
 log = logging.getLogger("agentd.spool")
 
@@ -27,12 +29,13 @@ _TOLD = 20  # lost rows that have a line of their own in the log
 
 
 def open_store(
-    folder: Folder, opener: Callable[[Path], Rows], *, synced: bool, stamp: str
+    folder: Folder, opener: Callable[[Path], Rows], *, synced: bool, stamp: str, pace: Pace | None = None
 ) -> tuple[Rows, Rebuilt | None]:
     """The open store, and what became of a damaged one where it was rebuilt. `synced`: each of its commits was synced.
 
-    `stamp` names the damaged one's place in the quarantine. Raises StateError.
+    `stamp` names the damaged one's place in the quarantine, `pace` is stepped while it is read. Raises StateError.
     """
+    read = partial(salvage_of, synced=synced, pace=pace)
     try:
         place = folder.finish_swap(stamp)
     except OSError as error:
@@ -45,7 +48,7 @@ def open_store(
         try:
             return opener(folder.spool), rebuilt
         except SpoolDamaged as error:
-            rebuilt = _replace(folder, error, opener, synced=synced, stamp=stamp)
+            rebuilt = _replace(folder, error, opener, read, stamp=stamp)
         except (DiskFull, StateError) as error:
             if isinstance(error, StateError) and folder.free_bytes() >= _START_BYTES:
                 raise
@@ -57,13 +60,18 @@ def open_store(
 
 
 def _replace(
-    folder: Folder, error: SpoolDamaged, opener: Callable[[Path], Rows], *, synced: bool, stamp: str
+    folder: Folder,
+    error: SpoolDamaged,
+    opener: Callable[[Path], Rows],
+    read: Callable[[Path], Salvage],
+    *,
+    stamp: str,
 ) -> Rebuilt:
     """Build a new store beside the damaged one, then let it take its place."""
     log.warning("spool damaged: %s; looking for what is whole of it", error, extra={"action": "salvage"})
     made = Rebuilt()
     try:
-        with salvage_of(folder.spool, synced=synced) as source:
+        with read(folder.spool) as source:
             _survey(source)
             needed = needed_bytes(source)
             _find_room(folder, error, needed)

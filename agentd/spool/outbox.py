@@ -40,6 +40,10 @@ class SpoolOutbox:
     def bring(self, lane: str, number: int) -> None:
         self._queue.bring(lane, number)
 
+    def is_urgent(self, lane: str) -> bool:
+        found = self._queue.lanes.get(lane)
+        return found is not None and found.is_urgent
+
     def seals(self, lane: str) -> Sequence[Seal]:
         return self._spool.seals.of_lane(self.name, lane)
 

@@ -12,6 +12,7 @@ from typing import Self
 
 from agentd.spool import pages as fmt
 from agentd.spool.wal import MAX_PAGES, Read, read_log
+from agentd.vitals import Pace
 
 _SIZES = (4096, 512, 1024, 2048, 8192, 16384, 32768, 65536)  # ours are the first, SQLite's default
 _SAMPLE_BYTES = 8 * 2**20  # that are looked at to find out how large pages are
@@ -50,7 +51,9 @@ class File:
 class PageFile:
     """The newest version of every page: the log's, else the database's."""
 
-    def __init__(self, folder: Path, *, synced: bool = True) -> None:
+    def __init__(self, folder: Path, *, synced: bool = True, pace: Pace | None = None) -> None:
+        """`pace` is stepped with each page that is read."""
+        self._pace = pace or Pace()
         self.log = look_at_log(folder, synced=synced)
         self._database = File(folder / "cache.db")
         self._wal = File(folder / "cache.db-wal")
@@ -67,6 +70,7 @@ class PageFile:
 
     def __getitem__(self, number: int) -> bytes:
         """A page, filled with zeros where the file ends within it; empty for one that there is not."""
+        self._pace.step()
         if not 1 <= number <= self.count:
             return b""
         place = self.log.pages.get(number)

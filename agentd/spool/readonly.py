@@ -16,6 +16,8 @@ from typing import Any
 from urllib.parse import quote
 
 from agentd.errors import SpoolDamaged, StateError
+from agentd.spool.newer import refuse_newer_rows
+from agentd.spool.schema import check_schema
 from agentd.spool.store import Put, key_of
 
 # A row that agentd can have written: bytes under an integer, no pickle, no file, no expiry.
@@ -36,7 +38,10 @@ class ReadOnlyStore:
     """See `agentd.spool.store.Rows`; whatever would write raises StateError."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is diskcache's. Raises StateError where there is no database, SpoolDamaged for one that is none."""
+        """`folder` is diskcache's.
+
+        Raises StateError where there is no database, NewerFormat, and SpoolDamaged for one that is none, or not agentd's.
+        """
         self._path = folder / "cache.db"
         self.alone = False  # it was found closed, and whoever opens it is not noticed
         if not self._path.exists():
@@ -67,13 +72,11 @@ class ReadOnlyStore:
             connection.execute("PRAGMA mmap_size = 0")
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("BEGIN")
-            kind = connection.execute("SELECT type FROM sqlite_master WHERE name = 'Cache'").fetchone()
+            refuse_newer_rows(connection)
+            check_schema(connection, self._path)
         except BaseException:
             connection.close()
             raise
-        if kind != ("table",):  # a view would be somebody else's program
-            connection.close()
-            raise SpoolDamaged(f"{self._path}: its table is missing")
         return connection
 
     def check(self) -> list[str]:
@@ -92,17 +95,17 @@ class ReadOnlyStore:
             raise SpoolDamaged(f"row {key:#x}: {error}") from error
         return None if row is None else bytes(row[0])
 
-    def tags(self, table: int) -> Iterator[tuple[int, bytes | None, int]]:
-        """(key, tag, value's length) of a table's rows in order; reads no value."""
-        yield from self._select(_TAGS, table)
+    def tags(self, table: int, after: int = -1) -> Iterator[tuple[int, bytes | None, int]]:
+        """(key, tag, value's length) of a table's rows behind a row's number, in order; reads no value."""
+        yield from self._select(_TAGS, table, after)
 
     def rows(self, table: int) -> Iterator[tuple[int, bytes]]:
         """(key, value) of a table's rows in order."""
         yield from self._select(_TABLE, table)
 
-    def _select(self, sql: str, table: int) -> Iterator[Any]:
+    def _select(self, sql: str, table: int, after: int = -1) -> Iterator[Any]:
         try:
-            yield from self._connection.execute(sql, (key_of(table, 0), key_of(table, _LAST)))
+            yield from self._connection.execute(sql, (key_of(table, after + 1), key_of(table, _LAST)))
         except sqlite3.DatabaseError as error:
             raise SpoolDamaged(f"table {table}: {error}") from error
 

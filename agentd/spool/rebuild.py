@@ -21,6 +21,7 @@ from agentd.spool.salvage import Row, Salvage
 from agentd.spool.segments import Directory
 from agentd.spool.store import TABLE_BITS, Put, Rows, row_of
 from agentd.spool.tables import Table, decode_meta
+from agentd.vitals import Pace
 
 _COMMIT_BYTES = 4 * 2**20
 _TABLES = frozenset(Table)
@@ -89,8 +90,9 @@ def is_ours(key: int) -> bool:
 
 def needed_bytes(source: Salvage) -> int:
     """Room that a new store takes: its rows, its indexes, and the write-ahead log on its way."""
-    found = source.found
-    rows = found.bytes + found.bytes // 8 + 512 * (found.live + found.stray)
+    found, pages = source.found, source.pages
+    size = min(found.bytes, pages.count * pages.size)  # no more than there is, whatever a planted row says of itself
+    rows = size + size // 8 + 512 * (found.live + found.stray)
     return rows + min(rows, 2 * _COMMIT_BYTES) + 2**18
 
 
@@ -172,6 +174,6 @@ def _directory(table: Table, row: Row) -> Directory | None:
         return None
 
 
-def salvage_of(folder: Path, *, synced: bool) -> Salvage:
-    """A damaged store's rows. `synced`: each commit was."""
-    return Salvage(folder, is_ours, synced=synced)
+def salvage_of(folder: Path, *, synced: bool, pace: Pace | None = None) -> Salvage:
+    """A damaged store's rows. `synced`: each commit was; `pace` is stepped on the way through them."""
+    return Salvage(folder, is_ours, synced=synced, pace=pace)

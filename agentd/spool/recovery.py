@@ -11,14 +11,13 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
-
-import msgspec
 
 from agentd.crashpoints import Point, reached
 from agentd.errors import ConfigError, SpoolDamaged, StateError
@@ -36,13 +35,13 @@ from agentd.spool.opening import open_store
 from agentd.spool.queue import Queue
 from agentd.spool.rebuild import Rebuilt
 from agentd.spool.spool import Spool
+from agentd.spool.storage import Storage
 from agentd.spool.store import DiskFull, Put, Rows, Store, key_of, row_of
 from agentd.spool.tables import FORMAT, Meta, Table, decode_meta, ended_key
 from agentd.units import rfc3339
+from agentd.vitals import Pace
 
 log = logging.getLogger("agentd.spool")
-
-_DAY_US = 86_400 * 10**6
 
 Sync: TypeAlias = Literal["full", "normal"]
 Opener: TypeAlias = Callable[[Path, Sync], Rows]
@@ -56,14 +55,15 @@ async def open_spool(
     identities: Mapping[str, str],
     journal: Journal,
     now_us: Callable[[], int],
-    opener: Opener = Store,
+    opener: Opener | None = None,
     thread: Executor | None = None,
     retry_s: float = RETRY_S,
+    pace: Pace | None = None,
 ) -> Spool:
     """Open, check and recover; the result still has to be started. Raises StateError, AlreadyRunning, ConfigError.
 
     `identities` says what each destination's queue, references and seals belong to: its platform, base_url and agents.
-    `thread` runs what touches the store, one job at a time.
+    `thread` runs what touches the store, one job at a time; `pace` is stepped by whatever takes long there.
     """
     folder = Folder(directory)
     folder.open()
@@ -72,13 +72,16 @@ async def open_spool(
     ledger = Ledger(folder, limits, journal, now_us)
     try:
         loop = asyncio.get_running_loop()
-        job = partial(_open, ledger, identities, lambda path: opener(path, sync), synced=sync == "full")
+        make = opener or partial(Store, pace=pace)
+        stamp = rfc3339(now_us() / 1e6).replace(":", "")
+        opens = partial(open_store, folder, lambda at: make(at, sync), synced=sync == "full", stamp=stamp, pace=pace)
+        job = partial(_open, ledger, identities, opens)
         store, recovery = await loop.run_in_executor(thread, job)
     except BaseException:
         thread.shutdown(wait=True)
         folder.close()
         raise
-    spool = Spool(ledger, store, thread, retry_s=retry_s)
+    spool = Spool(ledger, Storage(store, thread, pace), retry_s=retry_s)
     for put in recovery.repaired:
         _ = spool.put(put, ())  # with the first commit; nobody waits
     spool.drop_keys(recovery.gone)
@@ -88,10 +91,9 @@ async def open_spool(
 
 
 def _open(
-    ledger: Ledger, identities: Mapping[str, str], opener: Callable[[Path], Rows], *, synced: bool
+    ledger: Ledger, identities: Mapping[str, str], opens: Callable[[], tuple[Rows, Rebuilt | None]]
 ) -> tuple[Rows, Survey]:
-    stamp = rfc3339(ledger.now_us() / 1e6).replace(":", "")
-    store, rebuilt = open_store(ledger.folder, opener, synced=synced, stamp=stamp)
+    store, rebuilt = opens()
     try:
         sync_names(ledger.folder.path)
         reached(Point.RECOVERY_OPENED)
@@ -158,7 +160,7 @@ class Survey:
             if value is None:
                 return None
             return decode_meta(value)
-        except (SpoolDamaged, msgspec.MsgspecError) as error:
+        except SpoolDamaged as error:
             log.error("meta row: %s: rebuilt from the others", error, extra={"action": "quarantine"})
             self._keep_copy("meta", key)
             return None
@@ -356,13 +358,13 @@ class Survey:
             return letters.brief_of(letter, size)
 
     def _journal(self) -> None:
-        newest_us = (
-            0  # a row is as old as it stands in order: a damaged time lets no evidence go early, and holds none up
-        )
+        rows, sizes, stamps = array("Q"), array("Q"), array("Q")
         for key, tag, size in self.store.tags(Table.JOURNAL):
-            stamp = int.from_bytes((tag or b"")[:8], "little")
-            newest_us = max(newest_us, stamp if stamp < self.ledger.now_us() + _DAY_US else 0)
-            self.ledger.journal.restore(row_of(key), size, newest_us)
+            rows.append(row_of(key))
+            sizes.append(size)
+            stamps.append(int.from_bytes((tag or b"")[:8], "little"))
+        for row, size, newest_us in zip(rows, sizes, mending.in_order(stamps, self.ledger.now_us()), strict=True):
+            self.ledger.journal.restore(row, size, newest_us)
 
     def _intake(self) -> None:
         ledger = self.ledger
@@ -375,9 +377,7 @@ class Survey:
         for key, tag, size in self.store.tags(Table.SEEN):
             ledger.see_row(Table.SEEN, row_of(key))
             if key not in damaged:
-                count = min(int.from_bytes(tag or b"", "little"), size)
-                ledger.seen_rows.append((row_of(key), count))
-                ledger.seen_count += count
+                ledger.seen.add(row_of(key), tag or b"", 2**63, largest=size)
 
     def _losses(self) -> None:
         losses = self.ledger.losses
@@ -387,8 +387,9 @@ class Survey:
                 losses.restore(row_of(key), value)
             except SpoolDamaged as error:
                 self._set_aside("lost", key, SpoolDamaged(f"{error}: some runs are told twice of it, or never"))
-        for name in self.changed:
-            losses.forget_all(name)
+        for name in losses.destinations():  # of one that nobody knows any more the meta row was lost
+            if name in self.changed or name not in self.ledger.queues:
+                losses.forget_all(name)
 
     def _damaged(self, table: Table, folder: str, cost: str) -> set[int]:
         """Set those rows of a table aside that fail their checksum."""

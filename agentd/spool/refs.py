@@ -13,7 +13,7 @@ import msgspec
 
 from agentd.errors import SpoolDamaged
 from agentd.queued import DEAD, INTRODUCED, KNOWN, Ref, is_anothers, made_up
-from agentd.spool.checked import pack, unpack
+from agentd.spool.checked import UNREADABLE, pack, unpack
 
 log = logging.getLogger("agentd.spool")
 
@@ -194,7 +194,7 @@ class Refs:
         for row, value in rows:
             try:
                 ref = msgspec.msgpack.decode(unpack(value), type=Ref)
-            except (SpoolDamaged, msgspec.MsgspecError):
+            except (SpoolDamaged, *UNREADABLE):
                 damaged.append(row)
                 continue
             ref.row = row

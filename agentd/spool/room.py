@@ -5,6 +5,9 @@ more of the disk. So what was delivered makes room, and where that is not enough
 shed for what may not be refused yet. How much there is each commit measures while the disk is full; of what is shed, rows are counted
 on before that, less the pages that they may share.
 
+One user's records leave room for the others' (`_need`): as soon as a second one sends anything the last quarter of each queue is for
+users who hold less than a sixteenth of it, and what is shed is shed of those who hold most. A user alone may fill a queue.
+
 Part of that room is reserved for endings, seals, letters and journal (`RESERVED_BYTES`), and taken while the disk has any: a disk that is
 full to the last byte, and kept so by a neighbour who takes whatever is given back, still lets a queue drain.
 """
@@ -12,7 +15,7 @@ full to the last byte, and kept so by a neighbour who takes whatever is given ba
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct
 
@@ -24,7 +27,6 @@ from agentd.spool.directory import Segment
 from agentd.spool.folder import FLOOR_BYTES
 from agentd.spool.ledger import Ledger
 from agentd.spool.queue import Queue
-from agentd.spool.segments import lane_hash
 
 log = logging.getLogger("agentd.spool")
 
@@ -36,6 +38,10 @@ LOW_BYTES = (
 _LOG_EVERY_US = 10**6
 _PAGE_BYTES = 4096
 _COST = 2  # of a record on disk, beside its bytes in a segment: journal, reference and their indexes
+
+
+_KEPT = 4  # one part in 4 of a queue is kept for users who hold little of it,
+_LITTLE = 16  # which is less than one part in 16
 
 
 class _Need(Struct):
@@ -60,10 +66,13 @@ class Room:
         self._found = found
         self._said: dict[tuple[str, LossClass], tuple[int, int]] = {}  # when, and how many records were shed since
 
-    def room_for(self, destination: str, size: int, loss: LossClass) -> bool:
-        """Whether `size` more bytes fit; sheds what is worth less for them where that makes them fit, and nothing in vain."""
+    def room_for(self, destination: str, size: int, loss: LossClass, uid: int | None = None) -> bool:
+        """Whether `size` more bytes fit; sheds what is worth less for them where that makes them fit, and nothing in vain.
+
+        `uid` is whose they are; None: no user's, so that no share holds for them.
+        """
         queue = self._ledger.queues[destination]
-        need = self._need(queue, size)
+        need = self._need(queue, size, uid)
         if need.is_met():
             return True
         # what arrives may not push out what is worth more
@@ -71,7 +80,7 @@ class Room:
         plan: dict[tuple[str, LossClass], list[Segment]] = {}
         for shedding in classes:
             for each in self._sources(queue, need):
-                if chosen := list(self._choose(each, shedding, need, is_own=each is queue)):
+                if chosen := list(self._choose(each, shedding, need, is_own=each is queue, uid=uid)):
                     plan[each.name, shedding] = chosen
             if need.is_met():
                 for (name, of), segments in plan.items():
@@ -87,9 +96,22 @@ class Room:
         """Whether the disk has room for so much, whatever the quotas say."""
         return self._lacking(size) <= 0
 
-    def _need(self, queue: Queue, size: int) -> _Need:
+    def _need(self, queue: Queue, size: int, uid: int | None = None) -> _Need:
         taken = queue.stored_bytes + self._committer.append_bytes(queue.name) + size
-        return _Need(taken - self._ledger.limits.quotas.get(queue.name, 0), self._lacking(size))
+        quota = self._ledger.limits.quotas.get(queue.name, 0)
+        if uid is not None and self._has_others(queue, uid) and self._held_by(queue, uid) + size > quota // _LITTLE:
+            quota -= quota // _KEPT
+        return _Need(taken - quota, self._lacking(size))
+
+    def _has_others(self, queue: Queue, uid: int) -> bool:
+        """Whether anybody else sends records."""
+        senders = self._ledger.senders
+        if len(senders) < 2:  # noqa: PLR2004 - of two at least one is another, whoever asks
+            senders.add(uid)
+        return not senders <= {uid} or not queue.index.uid_bytes.keys() <= {uid, None}
+
+    def _held_by(self, queue: Queue, uid: int) -> int:
+        return queue.index.uid_bytes.get(uid, 0) + self._committer.append_bytes(queue.name, uid)
 
     def _lacking(self, size: int) -> int:
         """How much of the disk is lacking."""
@@ -102,13 +124,15 @@ class Room:
         others = [other for other in self._ledger.queues.values() if other is not queue] if need.disk > 0 else []
         return [queue, *sorted(others, key=lambda other: -other.stored_bytes)]
 
-    def _choose(self, queue: Queue, loss: LossClass, need: _Need, *, is_own: bool) -> Iterator[Segment]:
-        """The oldest of a class, until there is what is needed and a step more; `need` goes down with them."""
+    def _choose(
+        self, queue: Queue, loss: LossClass, need: _Need, *, is_own: bool, uid: int | None = None
+    ) -> Iterator[Segment]:
+        """The oldest of a class, of those who hold most, until there is what is needed and a step more; `need` goes down with them."""
         quota = SHED_STEP if is_own and need.quota > 0 else 0
         disk = SHED_STEP if need.disk > 0 else 0
         if not queue.index.class_bytes[loss]:
             return
-        for segment in queue.index:
+        for segment in self._by_holder(queue, uid if is_own else None):
             if not (quota and need.quota > -quota) and not (disk and need.disk > -disk):
                 return
             if segment.loss is not loss or self._is_sealed(queue, segment):
@@ -119,9 +143,19 @@ class Room:
             need.disk -= _frees(segment)
             yield segment
 
+    def _by_holder(self, queue: Queue, uid: int | None) -> Iterable[Segment]:
+        """Segments in the order in which they are given up; those of users who hold no more than the `uid` or their share are left out."""
+        held = queue.index.uid_bytes
+        if len(held) <= 1 and held.keys() <= {uid, None}:
+            return queue.index
+        own = 0 if uid is None else self._held_by(queue, uid)
+        fair = 0 if uid is None else queue.stored_bytes // len(held.keys() | {uid})
+        giving = [each for each, size in held.items() if each in (uid, None) or (size > fair and size >= own)]
+        giving.sort(key=lambda each: (each is not None, -held[each]))
+        return (segment for each in giving for segment in queue.index if segment.uid == each)
+
     def _is_sealed(self, queue: Queue, segment: Segment) -> bool:
-        covering = self._ledger.seals.covers(queue.name, segment.first, segment.last)
-        return any(segment.may_hold(lane_hash(seal.lane)) for seal in covering)
+        return self._ledger.seals.covers(queue.name, segment)
 
     def _shed(self, queue: Queue, loss: LossClass, segments: list[Segment]) -> None:
         queue.take_out(segments)
@@ -158,10 +192,11 @@ class Room:
             ledger.disk_low = not ledger.disk_low
             self._committer.measure()
         if ledger.disk_full:
-            if free > FLOOR_BYTES and ledger.folder.refill_ballast():
+            # a disk that fails says nothing by its free space: it is well when a commit has gone through
+            if free > FLOOR_BYTES and not self._committer.broken and ledger.folder.refill_ballast():
                 ledger.disk_full = False
                 self._committer.recovered()
-                log.warning("disk has room again: records are taken", extra={"action": "disk_recovered"})
+                log.warning("the disk takes records again", extra={"action": "disk_recovered"})
                 self._found()
         elif free < FLOOR_BYTES:
             ledger.disk_full = True

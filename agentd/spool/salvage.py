@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from agentd.spool import pages as fmt
 from agentd.spool.pagefile import Marks, PageFile
+from agentd.vitals import Pace
 
 # A commit's records take 4 MiB at most, a lone record 16: what claims to be larger than this is garbage.
 MAX_ROW_BYTES = 64 * 2**20
@@ -54,9 +55,11 @@ class Found(Struct):
 class Salvage:
     """Whatever can be read of the spool in a folder. Call `survey` once, then `rows`; a context manager."""
 
-    def __init__(self, folder: Path, is_ours: Callable[[int], bool], *, synced: bool = True) -> None:
+    def __init__(
+        self, folder: Path, is_ours: Callable[[int], bool], *, synced: bool = True, pace: Pace | None = None
+    ) -> None:
         """`is_ours` says of a key whether agentd has a table for it; `synced`, whether each commit was synced to disk."""
-        self.pages = PageFile(folder, synced=synced)
+        self.pages = PageFile(folder, synced=synced, pace=pace)
         self._is_ours = is_ours
         self.found = Found()
         self._keys: array[int] = array("q")

@@ -8,7 +8,9 @@ import msgspec
 
 from agentd.errors import SpoolDamaged
 from agentd.queued import Seal
-from agentd.spool.checked import pack, unpack
+from agentd.spool.checked import UNREADABLE, pack, unpack
+from agentd.spool.directory import Segment
+from agentd.spool.segments import lane_hash
 
 
 class Seals:
@@ -16,6 +18,7 @@ class Seals:
 
     def __init__(self) -> None:
         self._by_lane: dict[tuple[str, str], list[Seal]] = {}
+        self._hashed: dict[str, dict[int, set[str]]] = {}  # destination → lane hash → its lanes with a seal
         self._rows: dict[int, int] = {}
         self._next_seq = 1
 
@@ -36,24 +39,38 @@ class Seals:
     def lanes(self, destination: str) -> list[str]:
         return [lane for (d, lane) in self._by_lane if d == destination]
 
-    def covers(self, destination: str, first: int, last: int) -> list[Seal]:
-        """The destination's seals that overlap a range of numbers."""
-        return [
-            seal
-            for (d, _), seals in self._by_lane.items()
-            if d == destination
-            for seal in seals
-            if seal.first <= last and first <= seal.last
-        ]
+    def covers(self, destination: str, segment: Segment) -> bool:
+        """Whether a segment of the destination may hold sealed records.
+
+        A full queue asks that of all its segments for each record that comes: seals are found by the segment's lanes. With 2000 of
+        either that takes 20 ms, and 0.8 s for every seal against every segment.
+        """
+        sealed = self._hashed.get(destination, {})
+        if segment.hashes is None or len(sealed) < len(segment.hashes):
+            found = [hashed for hashed in sealed if segment.may_hold(hashed)]
+        else:
+            found = [hashed for hashed in segment.hashes if hashed in sealed]
+        return any(
+            seal.first <= segment.last and segment.first <= seal.last
+            for hashed in found
+            for lane in sealed[hashed]
+            for seal in self._by_lane[destination, lane]
+        )
 
     def add(self, seals: Iterable[Seal], row: int) -> None:
         """Take new seals, which row `row` of the next commit holds."""
         for seal in seals:
             seal.row = row
-            lane = self._by_lane.setdefault((seal.destination, seal.lane), [])
-            lane.append(seal)
-            lane.sort(key=lambda s: (s.first, s.seq))
+            self._take(seal)
             self._rows[row] = self._rows.get(row, 0) + 1
+
+    def _take(self, seal: Seal) -> None:
+        lane = self._by_lane.get((seal.destination, seal.lane))
+        if lane is None:
+            lane = self._by_lane[seal.destination, seal.lane] = []
+            self._hashed.setdefault(seal.destination, {}).setdefault(lane_hash(seal.lane), set()).add(seal.lane)
+        lane.append(seal)
+        lane.sort(key=lambda s: (s.first, s.seq))
 
     def retire(self, seal: Seal) -> int | None:
         """The batch has ended or was cut up. Returns the row to delete, if that was its last."""
@@ -64,11 +81,18 @@ class Seals:
         lane.remove(seal)
         if not lane:
             del self._by_lane[key]
+            self._unhash(seal)
         self._rows[seal.row] -= 1
         if self._rows[seal.row]:
             return None
         del self._rows[seal.row]
         return seal.row
+
+    def _unhash(self, seal: Seal) -> None:
+        hashed, sealed = lane_hash(seal.lane), self._hashed[seal.destination]
+        sealed[hashed].remove(seal.lane)
+        if not sealed[hashed]:
+            del sealed[hashed]
 
     def restore(self, rows: Iterable[tuple[int, bytes]]) -> list[int]:
         """Read the rows of a start; gives the numbers of those that can't be read.
@@ -81,7 +105,7 @@ class Seals:
         for row, value in rows:
             try:
                 seals = msgspec.msgpack.decode(unpack(value), type=list[Seal])
-            except (SpoolDamaged, msgspec.MsgspecError):
+            except (SpoolDamaged, *UNREADABLE):
                 damaged.append(row)
                 continue
             for seal in seals:
@@ -91,11 +115,9 @@ class Seals:
         found.sort(key=lambda s: -s.seq)
         for seal in found:
             self._next_seq = max(self._next_seq, seal.seq + 1)
-            lane = self._by_lane.setdefault((seal.destination, seal.lane), [])
-            if not any(_replaces(later, seal) for later in lane):
+            if not any(_replaces(later, seal) for later in self.of_lane(seal.destination, seal.lane)):
                 seal.tried = True  # a daemon that died may have sent it
-                lane.append(seal)
-                lane.sort(key=lambda s: (s.first, s.seq))
+                self._take(seal)
             else:
                 self._rows[seal.row] -= 1
         return damaged

@@ -1,4 +1,4 @@
-"""A segment: the records of one destination, one commit and one loss class, at most 512 KiB, as one row of the store.
+"""A segment: the records of one destination, one commit, one loss class and one user, at most 512 KiB, as one row of the store.
 
     value = b"AGS" version:u8 crc32:u32le body              crc32 over the body
     body  = msgpack [destination, loss, numbers, ids, lanes, lane_of, kinds, kind_of, sources, source_of, admitted, lengths, bodies]
@@ -23,6 +23,7 @@ from msgspec import Struct
 from agentd.errors import SpoolDamaged
 from agentd.queued import Entry, Source
 from agentd.records import LossClass
+from agentd.spool.checked import UNREADABLE
 
 SEGMENT_BYTES = 512 * 1024  # above this one blob stops getting cheaper per byte, and commits get longer (measured)
 _MAGIC = b"AGS"
@@ -59,6 +60,9 @@ class Directory(Struct, array_like=True):
     admitted_us: int  # of its oldest record
     kinds: dict[str, int]
     lanes: bytes
+    uid: int | None = (
+        None  # whose records these are; None: of several users, as before segments were told apart by them
+    )
 
     def lane_hashes(self) -> array[int]:
         return _array("Q", self.lanes)
@@ -75,8 +79,14 @@ def lane_hash(lane: str) -> int:
     return int.from_bytes(blake2b(lane.encode(), digest_size=8).digest(), "little")
 
 
+def uid_of(entries: Sequence[Entry]) -> int | None:
+    """Whose they all are; None for several users'."""
+    uids = {entry.source.uid for entry in entries}
+    return uids.pop() if len(uids) == 1 else None
+
+
 def split(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """Entries of one destination and loss class, cut into segments of at most 512 KiB; a larger record stands alone."""
+    """Entries of one destination, loss class and user, cut into segments of at most 512 KiB; a larger record stands alone."""
     part: list[Entry] = []
     size = 0
     for entry in entries:
@@ -131,6 +141,7 @@ def encode(destination: str, entries: Sequence[Entry]) -> Encoded:
         min(entry.admitted_us for entry in entries),
         counts,
         array("Q", sorted(lane_hash(lane) for lane in lanes)).tobytes(),
+        uid_of(entries),
     )
     packed = msgspec.msgpack.encode(directory)
     return Encoded(value, zlib.crc32(packed).to_bytes(4, "little") + packed, directory)
@@ -153,7 +164,7 @@ def decode(key: int, value: bytes) -> tuple[str, list[Entry]]:
     view = check(key, value)
     try:
         return _entries(key, msgspec.msgpack.decode(view, type=_Body))
-    except (ValueError, IndexError, msgspec.MsgspecError) as error:
+    except (ValueError, IndexError, *UNREADABLE) as error:
         raise SpoolDamaged(f"segment {key:#x}: {error}") from error
 
 
@@ -164,7 +175,7 @@ def decode_directory(key: int, tag: bytes | None) -> Directory:
         raise SpoolDamaged(f"segment {key:#x}: directory: wrong checksum")
     try:
         return msgspec.msgpack.decode(packed, type=Directory)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise SpoolDamaged(f"segment {key:#x}: directory: {error}") from error
 
 

@@ -22,8 +22,8 @@ class SpoolShelf:
         self._spool = spool
         self._letters = letters or DeadLetters(spool)
 
-    def room_for(self, destination: str, size: int, loss: LossClass) -> bool:
-        return self._spool.room_for(destination, size, loss)
+    def room_for(self, destination: str, size: int, loss: LossClass, uid: int | None = None) -> bool:
+        return self._spool.room_for(destination, size, loss, uid)
 
     def quota(self, destination: str) -> int:
         return self._spool.limits.quotas.get(destination, 0)

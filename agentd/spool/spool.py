@@ -11,7 +11,6 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
 from typing import Concatenate, ParamSpec, TypeVar
 
 from msgspec.structs import replace
@@ -27,15 +26,17 @@ from agentd.spool.checked import pack
 from agentd.spool.committer import RETRY_S, Committer
 from agentd.spool.compact import Compactor
 from agentd.spool.directory import Segment
-from agentd.spool.ledger import Ledger
+from agentd.spool.ledger import Ledger, Limits
 from agentd.spool.letters import Letter
 from agentd.spool.loader import Loader
 from agentd.spool.needed import Needed
 from agentd.spool.room import Room
+from agentd.spool.seen import SeenRows
 from agentd.spool.storage import Storage
 from agentd.spool.store import DiskFull, Put, Rows, key_of
 from agentd.spool.tables import Meta, Table
 from agentd.spool.writer import Noted, Returned
+from agentd.vitals import Vital
 
 log = logging.getLogger("agentd.spool")
 
@@ -46,21 +47,20 @@ T = TypeVar("T")
 class Spool:
     """An open spool; `recovery.open_spool` makes it."""
 
-    def __init__(self, ledger: Ledger, store: Rows, thread: Executor, *, retry_s: float = RETRY_S) -> None:
+    def __init__(self, ledger: Ledger, storage: Storage, *, retry_s: float = RETRY_S) -> None:
         """`retry_s` is how long to wait after a commit or a read that failed."""
         self.ledger = ledger
         self.folder = ledger.folder
-        self.limits = ledger.limits
         self.books = ledger.books
         self.refs = ledger.refs
         self.seals = ledger.seals
         self.journal = ledger.journal
         self.queues = ledger.queues
-        self._storage = Storage(store, thread)
-        self._committer = Committer(ledger, self._storage, pushed=self._pushed, room=self._tell_room, retry_s=retry_s)
+        self._storage = storage
+        self._committer = Committer(ledger, self._storage, pushed=self._pushed, room=self.tell_room, retry_s=retry_s)
         self._loader = Loader(ledger, self._storage, self._committer, retry_s)
         self._compactor = Compactor(ledger, self._storage, self._committer, self._loader.fill)
-        self._rooms = Room(ledger, self._committer, self._loader.tell, self._tell_room)
+        self._rooms = Room(ledger, self._committer, self._loader.tell, self.tell_room)
         self._room: set[asyncio.Future[None]] = set()
         self._named: set[asyncio.Future[None]] = set()
         self._moved: dict[str, dict[int, int]] = {}  # number → the first one, of records that took a later place
@@ -70,6 +70,10 @@ class Spool:
     @property
     def meta(self) -> Meta:
         return self.ledger.meta
+
+    @property
+    def limits(self) -> Limits:
+        return self.ledger.limits
 
     @property
     def dead_bytes(self) -> int:
@@ -94,6 +98,10 @@ class Spool:
     def stuck(self) -> str | None:
         """Why commits don't go through, None if they do."""
         return self._committer.stuck()
+
+    def vital(self) -> Vital:
+        """Whether the storage thread gets on with what it was asked for, and with what waits for a commit."""
+        return self._storage.vital(more=self._committer.has_work())
 
     def committing(self, name: str) -> int:
         """Records that the commit under way holds: in the books already, in the queue when it is done."""
@@ -159,9 +167,9 @@ class Spool:
 
     # -- room --------------------------------------------------------------------------------------------------------
 
-    def room_for(self, destination: str, size: int, loss: LossClass) -> bool:
-        """Whether `size` more bytes fit; sheds older debug, then info events for it where that helps (promise 6)."""
-        return self._rooms.room_for(destination, size, loss)
+    def room_for(self, destination: str, size: int, loss: LossClass, uid: int | None = None) -> bool:
+        """Whether `size` more bytes, the `uid`'s, fit; sheds older debug, then info events where that helps (promise 6)."""
+        return self._rooms.room_for(destination, size, loss, uid)
 
     def fits(self, destination: str, size: int) -> bool:
         """Whether `size` more bytes fit as it is: nothing is shed for them."""
@@ -171,7 +179,8 @@ class Spool:
         """Return when something has left a queue since: whoever was refused may try again."""
         await _told(self._room)
 
-    def _tell_room(self) -> None:
+    def tell_room(self) -> None:
+        """There may be more room than before."""
         _tell(self._room)
 
     async def wait_for_names(self) -> None:
@@ -232,16 +241,11 @@ class Spool:
             self._committer.wake()
 
     def seen(self, value: bytes, count: int) -> Put:
-        """A row of ids for the dedupe window; lets the oldest rows go that the window has passed."""
-        ledger = self.ledger
+        """A row of one user's ids for the dedupe window; lets the oldest rows go that the window has passed."""
         row = self.take_row(Table.SEEN)
-        ledger.seen_rows.append((row, count))
-        ledger.seen_count += count
-        while len(ledger.seen_rows) > 1 and ledger.seen_count - ledger.seen_rows[0][1] >= self.limits.seen_ids:
-            old, passed = ledger.seen_rows.popleft()
-            ledger.seen_count -= passed
-            self._committer.delete(key_of(Table.SEEN, old))
-        return Put(key_of(Table.SEEN, row), pack(value), count.to_bytes(4, "little"))
+        tag = SeenRows.tag(value, count)
+        self.drop_rows(Table.SEEN, self.ledger.seen.add(row, tag, self.limits.seen_ids))
+        return Put(key_of(Table.SEEN, row), pack(value), tag)
 
     # -- what runs lost ----------------------------------------------------------------------------------------------
 
@@ -396,8 +400,12 @@ class Spool:
         queue = self.queues[destination]
         if queue.live + self.committing(destination) == 0:
             self._moved.pop(destination, None)
-        lowest = queue.lowest()
-        return min([*([] if lowest is None else [lowest]), *self._moved.get(destination, {}).values()], default=None)
+        lowest, moved = queue.lowest(), self._moved.get(destination, {})
+        if lowest is None:
+            return min(moved.values(), default=None)
+        for number in [number for number in moved if number < lowest]:
+            del moved[number]  # it went with its segment
+        return min([lowest, *moved.values()])
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,8 +31,11 @@ from diskcache.core import MODE_RAW
 
 from agentd.crashpoints import Point, reached
 from agentd.errors import SpoolDamaged, StateError
+from agentd.spool.failing import disk_fails
 from agentd.spool.pagefile import look_at_log
+from agentd.spool.schema import check_schema
 from agentd.spool.wal import Read
+from agentd.vitals import Pace
 
 log = logging.getLogger("agentd.spool")
 
@@ -60,21 +63,16 @@ _PASSING = {
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_INTERRUPT,
 }  # fmt: skip
-# What diskcache makes: plain columns, no view, no expression, and triggers that count rows in Settings. A trigger is a program, and an
-# index over an expression calls functions. Empty: SQLite's own index of a UNIQUE column.
-_SCHEMA = re.compile(
-    r"|CREATE TABLE (Cache|Settings) \([\w ,]+\)|CREATE (UNIQUE )?INDEX \w+ ON Cache ?\([\w, ]+\)"
-    r"|CREATE TRIGGER \w+ AFTER (INSERT|UPDATE|DELETE) ON Cache FOR EACH ROW BEGIN"
-    r' UPDATE Settings SET value = value [-+\w. ]+ WHERE key = "(count|size)"; END'
-)
 # A row that this module can have written, of the table between two keys.
 _OURS = (
-    "key BETWEEN ? AND ? AND typeof(key) = 'integer' AND raw = 1 AND mode = 1 AND filename IS NULL AND typeof(value) = 'blob' "
-    "AND typeof(tag) IN ('blob', 'null')"
+    "key BETWEEN ? AND ? AND typeof(key) = 'integer' AND raw = 1 AND mode = 1 AND filename IS NULL AND expire_time IS NULL "
+    "AND typeof(value) = 'blob' AND typeof(tag) IN ('blob', 'null')"
 )
 _LOCK_TIMEOUT_S = 5.0
+_NO_TEXT = "decode to UTF-8"  # what Python's module says, as an OperationalError, of a text that is none
 _CLAIM = 1  # the key of a row that is there for a moment; no table has it
 _MESSAGE = 200  # characters of what SQLite finds wrong: the first faults of a list
+_PACE_INSTRUCTIONS = 100_000  # of SQLite's virtual machine: some ms, and nothing that a commit of 4 MiB would feel
 _VACUUM_PAGES = 1000  # 4 MiB and about 3 ms a step
 
 
@@ -97,8 +95,8 @@ class Rows(Protocol):
         """A row's value, None if there is none. Raises SpoolDamaged, sqlite3.OperationalError."""
         ...
 
-    def tags(self, table: int) -> Iterator[tuple[int, bytes | None, int]]:
-        """(key, tag, value's length) of a table's rows in order; reads no value."""
+    def tags(self, table: int, after: int = -1) -> Iterator[tuple[int, bytes | None, int]]:
+        """(key, tag, value's length) of a table's rows behind a row's number, in order; reads no value."""
         ...
 
     def rows(self, table: int) -> Iterator[tuple[int, bytes]]:
@@ -173,13 +171,13 @@ class DiskFull(Exception):  # noqa: N818 - a state that is found
 class Store:
     """An open store. Not thread-safe: every call from the one storage thread."""
 
-    def __init__(self, folder: Path, sync: Literal["full", "normal"]) -> None:
-        """Open or create.
+    def __init__(self, folder: Path, sync: Literal["full", "normal"], *, pace: Pace | None = None) -> None:
+        """Open or create. `pace` is stepped while SQLite works on something long.
 
         Raises SpoolDamaged for a database that can't be trusted as a whole, StateError for one that can't be opened now,
         DiskFull.
         """
-        inspect(folder, synced=sync == "full")
+        inspect(folder, synced=sync == "full", pace=pace)
         synchronous = 2 if sync == "full" else 1
         try:
             with _mapped():
@@ -187,6 +185,7 @@ class Store:
                 self._cache = diskcache.Cache(
                     str(folder), timeout=_LOCK_TIMEOUT_S, disk=BytesDisk, sqlite_synchronous=synchronous, **_SETTINGS
                 )
+                _keep_pace(self._cache._con, pace)  # noqa: SLF001 - diskcache has no public way to it
                 for path in folder.glob("cache.db*"):
                     path.chmod(0o600)  # and SQLite read; logs that it makes later get the database's mode
         except sqlite3.DatabaseError as error:
@@ -256,15 +255,19 @@ class Store:
         """A row's value, None if there is none. Raises SpoolDamaged, sqlite3.OperationalError for a disk that fails."""
         try:
             value = self._cache.get(key)
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
+            if _NO_TEXT in str(error):
+                raise SpoolDamaged(f"row {key:#x}: {error}") from error
             raise
         except sqlite3.DatabaseError as error:
+            if disk_fails(Path(self._cache.directory) / "cache.db"):
+                raise sqlite3.OperationalError(f"the disk can't be read: {error}") from error
             raise SpoolDamaged(f"row {key:#x}: {error}") from error
         return value if value is None else bytes(value)
 
-    def tags(self, table: int) -> Iterator[tuple[int, bytes | None, int]]:
+    def tags(self, table: int, after: int = -1) -> Iterator[tuple[int, bytes | None, int]]:
         """(key, tag, value's length) of a table's rows in order; reads no value. Rows of a wrong form are left out."""
-        yield from self._select(f"SELECT key, tag, length(value) FROM Cache WHERE {_OURS} ORDER BY key", table)  # noqa: S608
+        yield from self._select(f"SELECT key, tag, length(value) FROM Cache WHERE {_OURS} ORDER BY key", table, after)  # noqa: S608
 
     def rows(self, table: int) -> Iterator[tuple[int, bytes]]:
         """(key, value) of a table's rows in order. Rows of a wrong form are left out: `foreign` finds them."""
@@ -285,8 +288,12 @@ class Store:
 
     def copy_rowid(self, rowid: int) -> bytes:
         """A printable form of a foreign row, for the quarantine folder; nothing in it is interpreted."""
-        row = self._cache._con.execute("SELECT * FROM Cache WHERE rowid = ?", (rowid,)).fetchone()  # noqa: SLF001
-        return repr(row).encode()
+        connection = self._cache._con  # noqa: SLF001 - diskcache has no public query
+        connection.text_factory = bytes  # its texts may be none
+        try:
+            return repr(connection.execute("SELECT * FROM Cache WHERE rowid = ?", (rowid,)).fetchone()).encode()
+        finally:
+            connection.text_factory = str
 
     def file_bytes(self) -> int:
         """What the database takes on disk, the write-ahead log included."""
@@ -304,16 +311,22 @@ class Store:
 
     def close(self) -> None:
         """Close in the storage thread: connections belong to threads, and only the last one tidies the log away."""
+        _finish_log(self._cache._con, Path(self._cache.directory))  # noqa: SLF001 - diskcache has no public way to it
         self._cache.close()
 
-    def _select(self, sql: str, table: int) -> Iterator[Any]:
+    def _select(self, sql: str, table: int, after: int = -1) -> Iterator[Any]:
         try:
-            yield from self._cache._con.execute(sql, (key_of(table, 0), key_of(table, _MAX_ROW)))  # noqa: SLF001
+            yield from self._cache._con.execute(sql, (key_of(table, after + 1), key_of(table, _MAX_ROW)))  # noqa: SLF001
         except sqlite3.DatabaseError as error:
             raise SpoolDamaged(f"table {table}: {error}") from error
 
 
-def inspect(folder: Path, *, synced: bool = True) -> None:
+def _keep_pace(connection: sqlite3.Connection, pace: Pace | None) -> None:
+    if pace is not None:
+        connection.set_progress_handler(pace.step, _PACE_INSTRUCTIONS)
+
+
+def inspect(folder: Path, *, synced: bool = True, pace: Pace | None = None) -> None:
     """Look at an existing database before diskcache may. Raises SpoolDamaged.
 
     First at its write-ahead log (`synced`: each commit was), of which SQLite forgets what it can't read, and forgets all of it if the
@@ -329,7 +342,9 @@ def inspect(folder: Path, *, synced: bool = True) -> None:
         raise SpoolDamaged(f"{path}: empty file")
     try:
         with contextlib.closing(sqlite3.connect(path)) as connection:
+            _keep_pace(connection, pace)
             _check(connection, path)
+            _finish_log(connection, folder)
     except sqlite3.OperationalError as error:
         if "full" in str(error):
             raise DiskFull(str(error)) from error
@@ -364,17 +379,31 @@ def _verdict(path: Path, error: sqlite3.DatabaseError) -> StateError:
     return SpoolDamaged(f"{path}: {error}")
 
 
+def _finish_log(connection: sqlite3.Connection, folder: Path) -> None:
+    """Before the last connection removes log and index: have the index say on disk that all of the log is in the database.
+
+    The two names may leave the disk one without the other, and an index that still speaks of commits in a log that is not there
+    looks like one that somebody has deleted. SQLite itself never syncs the index.
+    """
+    try:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        descriptor = os.open(folder / "cache.db-shm", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (sqlite3.Error, OSError) as error:  # a disk without room, or one that can only be read: the log stays
+        log.debug("%s: the log is not copied into the database: %s", folder, error)
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        log.debug("%s: the log's index can't be synced: %s", folder, error)
+    finally:
+        os.close(descriptor)
+
+
 def _check(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA mmap_size = 0")
-    connection.execute("PRAGMA trusted_schema = OFF")
-    schema = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
-    if foreign := [f"{kind} {name}" for kind, name, sql in schema if not _SCHEMA.fullmatch(sql or "")]:
-        raise SpoolDamaged(f"{path}: its schema holds {foreign[0]}, which agentd has not made")
+    check_schema(connection, path)
     found = [row[0] for row in connection.execute("PRAGMA integrity_check(10)")]
     if found != ["ok"]:
         raise SpoolDamaged(f"{path}: {' '.join(found[0].split())[:_MESSAGE]}")
-    if not {("table", "Cache"), ("table", "Settings")} <= {(kind, name) for kind, name, _ in schema}:
-        raise SpoolDamaged(f"{path}: its tables are missing")
     settings = dict(connection.execute("SELECT key, value FROM Settings"))
     foreign = sorted(str(key) for key in settings if key not in _SETTING_KEYS and not str(key).startswith("sqlite_"))
     if foreign or any(str(key).startswith("sqlite_") and key not in _ALLOWED_PRAGMAS for key in settings):

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from agentd.errors import NewerFormat, SpoolDamaged
 from agentd.spool.books import Line
-from agentd.spool.checked import pack, unpack
+from agentd.spool.checked import UNREADABLE, pack, unpack
 from agentd.spool.store import key_of
 
 FORMAT = 2  # 2: rows carry checksums (`checked`), which the code of format 1 would take for damage
@@ -64,7 +64,7 @@ def decode_meta(value: bytes) -> Meta:
         if isinstance(found, int) and found > FORMAT and not (checked is not None and _is_known(checked)):
             raise NewerFormat(found, FORMAT)
         return msgspec.msgpack.decode(value if checked is None else unpack(checked), type=Meta)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise SpoolDamaged(f"meta row: {error}") from error
 
 
@@ -72,5 +72,5 @@ def _is_known(checked: bytes) -> bool:
     """Whether the row itself is whole and of a format that we know: then it is the number before it that is damaged."""
     try:
         return msgspec.msgpack.decode(unpack(checked), type=Meta).format <= FORMAT
-    except (msgspec.MsgspecError, SpoolDamaged):
+    except (SpoolDamaged, *UNREADABLE):
         return False

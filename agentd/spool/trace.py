@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from hashlib import sha256
 from uuid import UUID
 
 import msgspec
@@ -20,7 +21,7 @@ from agentd.queued import GATE_LANE, Entry, Ref, Seal
 from agentd.records import EVIDENCE
 from agentd.spool import gaterows, letters
 from agentd.spool.census import Interrupted
-from agentd.spool.checked import unpack
+from agentd.spool.checked import UNREADABLE, unpack
 from agentd.spool.gaterows import GateRow
 from agentd.spool.journal import Note, decode
 from agentd.spool.letters import Brief, Letter
@@ -29,27 +30,36 @@ from agentd.spool.tables import Table, decode_meta
 from agentd.spool.trace_queue import QueueSearch, Wanted
 
 MOST = 200  # records of one answer; a run may have more
+MOST_COUNTED = 100_000  # of those that are left out: about 15 MB of ids
 _PASSES = 3  # over the journal: names that lead to names that lead to names
 _NAMED = ("run", "decision", "action")  # kinds of ids that lanes are named for
 _UUID_TEXT = (32, 36)
 
 
 class Waiting(Struct):
-    """A record in a queue, and the batch that it was sealed in."""
+    """A record in a queue, without its body, and the batch that it was sealed in. `size` is the body's."""
 
     destination: str
     entry: Entry
     seal: Seal | None = None
+    size: int = 0
 
 
 class Traced(Struct):
-    """One record, by its id and its sender's uid, with all that is known of it."""
+    """One record, by its id and its sender's uid, with all that is known of it. Two hundred bodies may be 200 MB: none is kept."""
 
     uid: int
     record_id: bytes
     notes: list[Note] = field(default_factory=list)
-    letters: list[tuple[int, Letter]] = field(default_factory=list)  # with their numbers
+    letters: list[tuple[int, Letter]] = field(default_factory=list)  # with their numbers, without their bodies
     waiting: list[Waiting] = field(default_factory=list)
+    sha256: bytes = b""  # of its body, where no note has it
+
+    def take_body(self, stored: Entry | Letter) -> None:
+        """Keep the digest of what is stored in its place."""
+        if not (self.notes or self.sha256):
+            self.sha256 = sha256(stored.body).digest()
+        stored.body = b""
 
 
 class Lane(Struct):
@@ -60,7 +70,7 @@ class Lane(Struct):
 
 
 class Trace(Struct):
-    """What was found. `more` records are left out; `lanes` counts those of the named runs, decisions and actions alike."""
+    """What was found. `more` records are left out, or more than `MOST_COUNTED`; `lanes` counts those of all the same."""
 
     asked: str
     records: list[Traced] = field(default_factory=list)
@@ -126,7 +136,8 @@ class _Search:
         known = self._records.get(key)
         if known is None:
             if len(self._records) >= self._most:
-                self._left_out.add(key)
+                if len(self._left_out) < MOST_COUNTED:
+                    self._left_out.add(key)
                 return None
             known = self._records[key] = Traced(uid, record_id)
         return known
@@ -154,7 +165,7 @@ class _Search:
                 continue
             try:
                 ref = msgspec.msgpack.decode(unpack(value), type=Ref)
-            except (SpoolDamaged, msgspec.MsgspecError):
+            except (SpoolDamaged, *UNREADABLE):
                 self._found.damaged += 1
                 continue
             if self._is_shown(ref.uid) and self._asked in (ref.local_id, ref.platform_id):
@@ -198,17 +209,17 @@ class _Search:
     # -- the journal ---------------------------------------------------------------------------------------------------
 
     def _journal(self) -> None:
-        notes: dict[int, Note] = {}
+        """The last pass knows all names, and finds all that the ones before it found."""
         for _ in range(_PASSES):
             known = len(self._ids), len(self._names)
+            self._records.clear()
+            self._left_out.clear()
             for note in self._matching():
-                notes[note.number] = note
+                record = self._record(note.uid, note.record_id)
+                if record is not None:
+                    record.notes.append(note)
             if known == (len(self._ids), len(self._names)):
                 break
-        for _, note in sorted(notes.items()):
-            record = self._record(note.uid, note.record_id)
-            if record is not None:
-                record.notes.append(note)
 
     def _matching(self) -> Iterator[Note]:
         """The notes that mean what is asked for; takes up what else it goes by."""
@@ -271,9 +282,12 @@ class _Search:
             record = self._record(brief.uid, brief.record_id)
             if record is not None:
                 try:
-                    record.letters.append((row_of(key), letters.decode(self._store.read(key) or b"")))
+                    letter = letters.decode(self._store.read(key) or b"")
                 except SpoolDamaged:
                     self._found.damaged += 1
+                else:
+                    record.take_body(letter)
+                    record.letters.append((row_of(key), letter))
 
     def _brief(self, key: int, tag: bytes | None, size: int) -> Brief | None:
         """From its tag, or from the letter where the tag is damaged or of format 1."""
@@ -313,7 +327,10 @@ class _Search:
                 self._lane(found.destination, found.lane).queued += 1
             record = self._record(found.uid, found.record_id)
             if record is not None:
-                record.waiting.append(Waiting(found.destination, found.entry(), found.seal))
+                entry = found.entry()
+                size = len(entry.body)
+                record.take_body(entry)
+                record.waiting.append(Waiting(found.destination, entry, found.seal, size))
         self._found.damaged += search.damaged
 
 

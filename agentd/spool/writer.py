@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+from collections import Counter
 from itertools import groupby
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from agentd.spool import columns, lost, segments
 from agentd.spool.directory import Segment
 from agentd.spool.journal import Note
 from agentd.spool.letters import Brief
-from agentd.spool.lost import Found, Key
+from agentd.spool.lost import Found
 from agentd.spool.store import DiskFull, Put, Rows, key_of
 from agentd.spool.tables import Meta, Table, encode_meta
 
@@ -59,6 +60,7 @@ class Append(Struct):
     introduced: list[Ref] = field(default_factory=list)
     notes: list[Noted] = field(default_factory=list)
     awaited: bool = False  # somebody waits: refused where there is no room, also without records
+    sizes: Counter[tuple[str, int]] = field(default_factory=Counter)  # of its records, by destination and user
     returned: list[Returned] = field(default_factory=list)
     moved: bool = False  # its old place is given up in the same commit, so that it can't be refused
     by: int = -1  # uid of who had it replayed
@@ -90,7 +92,7 @@ class Pending(Struct):
     shed: dict[int, tuple[str, Segment]] = field(default_factory=dict)  # by key, with its destination
     lost: Found = field(default_factory=dict)  # of shed segments that were counted already
     lost_rows: tuple[int, int] = (0, 0)  # for runs that are told, and for what they lose
-    told: list[Key] = field(default_factory=list)
+    told: list[bytes] = field(default_factory=list)  # ids of notices
     measures: bool = False  # the free room within the store
     claims: int = 0  # bytes within the store, for the day when the disk is full
     frees: int = 0  # bytes of what is shed
@@ -110,8 +112,8 @@ def write(store: Rows, pending: Pending, meta: Meta) -> Written:
     puts = list(pending.puts.values())
     row = meta.next_segment
     for name, entries in _by_destination(pending.appends).items():
-        ordered = sorted(entries, key=lambda e: (e.loss, e.number))
-        for _, group in groupby(ordered, key=lambda e: e.loss):
+        ordered = sorted(entries, key=lambda e: (e.loss, e.source.uid, e.number))
+        for _, group in groupby(ordered, key=lambda e: (e.loss, e.source.uid)):
             for part in segments.split(list(group)):
                 encoded = segments.encode(name, part)
                 key = key_of(Table.SEGMENT, row)

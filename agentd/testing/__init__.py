@@ -17,7 +17,7 @@ import msgspec
 from agentd.exchange import Lost, Request, Response
 from agentd.outcomes import Cause, Learned
 from agentd.queued import DEAD, INTRODUCED, KNOWN, Death, Entry, Ref, Seal, Source
-from agentd.records import INTRODUCES, RUN_ENDS, Record, kind_of, lane_of, loss_class
+from agentd.records import INTRODUCES, RUN_ENDS, URGENT, Record, kind_of, lane_of, loss_class
 from agentd.testing.store import Commit, MemoryStore
 from agentd.wire import encode
 
@@ -286,6 +286,10 @@ class MemoryOutbox:
         for part in parts:
             self._add_seal(part)
         return self._waiter()
+
+    def is_urgent(self, lane: str) -> bool:
+        """Like the spool: also behind others."""
+        return any(entry.kind in URGENT for entry in self.peek(lane))
 
     def tell_first(self, lane: str) -> bool:
         """A queue in memory sheds nothing; a test says otherwise by `owed`."""

@@ -84,11 +84,12 @@ class MemoryStore:
         row = self._rows.get(key)
         return None if row is None else row[0]
 
-    def tags(self, table: int) -> Iterator[tuple[int, bytes | None, int]]:
-        """(key, tag, value's length) of a table's rows in order."""
+    def tags(self, table: int, after: int = -1) -> Iterator[tuple[int, bytes | None, int]]:
+        """(key, tag, value's length) of a table's rows behind a row's number, in order."""
         for key in self._keys(table):
-            value, tag = self._rows[key]
-            yield key, tag, len(value)
+            if row_of(key) > after:
+                value, tag = self._rows[key]
+                yield key, tag, len(value)
 
     def rows(self, table: int) -> Iterator[tuple[int, bytes]]:
         """(key, value) of a table's rows in order."""

@@ -25,6 +25,7 @@ from agentd.intake.access import Access
 from agentd.intake.routes import build_app
 from agentd.intake.server import Server
 from agentd.queued import KNOWN, Ref
+from agentd.reach import Reach
 from agentd.sections import Config, Destination, Intake, Listen, Security
 from agentd.testing import FakeClock
 from agentd.wire import Ack, Rejected, encode
@@ -132,7 +133,7 @@ class Site:
         self.name = name
         self.destination = Destination(platform=name, agent_id="billing", **settings)
         self.platform = platforms.load(name)
-        self.base_url = url
+        self.reach = Reach(url)
         self.api_key = KEY
         self.signing_secret = None
 

@@ -19,6 +19,7 @@ from agentd.gating import Question, Word
 from agentd.http import Http
 from agentd.outcomes import Delivered
 from agentd.queued import Entry, Source
+from agentd.reach import Reach
 from agentd.records import Record, kind_of, lane_of, loss_class
 from agentd.sandbox import Sandbox
 from agentd.wire import encode
@@ -49,7 +50,7 @@ class Asker:
 
     async def send(self, request):
         headers = self.platform.headers(Sending(self.key, self.gate_id, time.time(), request.body, self.secret))
-        return await self.http.post(self.sandbox.url, request, headers, 5.0)
+        return await self.http.post(Reach(self.sandbox.url), request, headers, 5.0)
 
     async def ask(self, request):
         question = self.question(request)
@@ -269,7 +270,7 @@ async def test_the_id_is_one_that_a_completion_can_name(ascend, id_type, route):
 
 async def test_what_never_left_has_not_acted(ascend):
     """Nobody listens: certainly nothing was made."""
-    answer = await ascend.http.post("http://127.0.0.1:9", ascend.gate.guard(), {}, 5.0)
+    answer = await ascend.http.post(Reach("http://127.0.0.1:9"), ascend.gate.guard(), {}, 5.0)
     assert isinstance(answer, Lost)
     found = ascend.gate.rule(ascend.question(ACTION), answer, Attempt(0.0))
     assert (found.word, found.acted) == (Word.UNAVAILABLE, False)

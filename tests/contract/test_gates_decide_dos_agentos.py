@@ -13,6 +13,7 @@ from agentd import platforms
 from agentd.exchange import Attempt, Context, Lost, Request, Sending
 from agentd.gating import Question, Word
 from agentd.http import Http, Way
+from agentd.reach import Reach
 from agentd.sandbox import Sandbox
 
 KNOWN_AGENT = str(uuid.uuid5(uuid.NAMESPACE_URL, "agentd:sandbox"))
@@ -45,7 +46,7 @@ class Asker:
         self.platform = platforms.load(platform)
         self.gate = self.platform.gates[gate]
         self.name = gate
-        self.way = Way(http, url, 2.0)
+        self.way = Way(http, Reach(url, timeout_s=2.0))
         self.key = key
         self.context = Context(lambda local: local or KNOWN_AGENT, lambda _kind, local: local)
 
@@ -272,7 +273,7 @@ class Workspace:
     async def start(self):
         headers = {"Authorization": "Bearer aos_agent_a", "Content-Type": "application/json"}
         request = Request("/api/ingest/v1/run/start", json.dumps({"agent_id": KNOWN_AGENT}).encode())
-        answer = await Way(self.http, self.sandbox.url, 2.0).send(request, headers)
+        answer = await Way(self.http, Reach(self.sandbox.url, timeout_s=2.0)).send(request, headers)
         return json.loads(answer.body)["data"]["run_id"]
 
     def throw(self, **switches):
@@ -392,7 +393,7 @@ async def test_faults_on_the_way(platform, gate, fault, acted, again):
     async with Sandbox([platform]) as sandbox, Http() as http:
         sandbox.faults.add(fault)
         asker = Asker(platform, gate, http, sandbox.url)
-        asker.way = Way(http, sandbox.url, 0.3)
+        asker.way = Way(http, Reach(sandbox.url, timeout_s=0.3))
         found = await asker.ask(LEAST[platform, gate])
         again = again or (fault.startswith("status=5") and asker.gate.traits.repeat)  # its key makes a repeat safe
         expected = Word.REVIEW if fault.startswith("status=200") else Word.UNAVAILABLE

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from agentd.exchange import ANSWER_BYTES, Lost, Request, Response, Transport
 from agentd.http import Http, Way
+from agentd.reach import Reach
 
 KEY = "aos_agent_very_secret"
 HEADERS = {"authorization": f"Bearer {KEY}", "idempotency-key": "k-1"}
@@ -87,7 +88,7 @@ async def speak():
 
 
 async def send(http, url, request=REQUEST, timeout_s=5.0):
-    way = Way(http, url, timeout_s)
+    way = Way(http, Reach(url, timeout_s=timeout_s))
     transport: Transport = way
     found = await transport.send(request, HEADERS)
     if isinstance(found, Lost):
@@ -232,7 +233,7 @@ async def test_a_server_that_does_not_answer_runs_into_the_time_limit(http, serv
 
     host, _ = await serve(silent)
     found = await send(http, f"http://{host}", timeout_s=0.05)
-    assert found == Lost("no answer in time", sent=True)
+    assert found == Lost("no answer in time", sent=True, late=True)
     wait.set()
 
 
@@ -275,7 +276,7 @@ async def test_a_request_may_have_headers_of_its_own(http, serve):
 
 async def test_no_repr_shows_a_key(http):
     """A way out has no key in it, and says none."""
-    assert KEY not in f"{http!r} {Way(http, 'https://x', 1.0)!r}"
+    assert KEY not in f"{http!r} {Way(http, Reach('https://x', timeout_s=1.0))!r}"
 
 
 async def test_a_gate_has_a_time_limit_of_its_own(http, serve):
@@ -287,8 +288,8 @@ async def test_a_gate_has_a_time_limit_of_its_own(http, serve):
         await asyncio.Event().wait()
 
     address, _ = await serve(hang)
-    way = Way(http, f"http://{address}", 60.0)
-    assert await way.send(REQUEST, HEADERS, timeout_s=0.2) == Lost("no answer in time", sent=True)
+    way = Way(http, Reach(f"http://{address}", timeout_s=60.0))
+    assert await way.send(REQUEST, HEADERS, timeout_s=0.2) == Lost("no answer in time", sent=True, late=True)
     assert came.is_set()
     assert not way.unreachable
 
@@ -300,7 +301,7 @@ async def test_a_gates_answer_may_be_long(http, serve):
         return web.Response(body=b"x" * 300_000)
 
     address, _ = await serve(long)
-    way = Way(http, f"http://{address}", 10.0)
+    way = Way(http, Reach(f"http://{address}", timeout_s=10.0))
     assert len((await way.send(REQUEST, HEADERS)).body) == ANSWER_BYTES
     assert len((await way.send(REQUEST, HEADERS, limit=2**20)).body) == 300_000
     assert len((await way.send(REQUEST, HEADERS, limit=1000)).body) == 1000
@@ -315,12 +316,12 @@ async def test_whether_a_platform_is_there_is_known_from_the_last_try(http, serv
     nobody = socket.socket()
     nobody.bind(("127.0.0.1", 0))
     with contextlib.closing(nobody):
-        away = Way(http, f"http://127.0.0.1:{nobody.getsockname()[1]}", 5.0)
+        away = Way(http, Reach(f"http://127.0.0.1:{nobody.getsockname()[1]}", timeout_s=5.0))
         assert not away.unreachable
         answer = await away.send(REQUEST, HEADERS, timeout_s=0.5)
         assert (answer.sent, away.unreachable) == (False, True)
     address, _ = await serve(refuse)
-    there = Way(http, f"http://{address}", 5.0)
+    there = Way(http, Reach(f"http://{address}", timeout_s=5.0))
     assert (await there.send(REQUEST, HEADERS)).status == 500
     assert not there.unreachable
 
@@ -340,9 +341,9 @@ async def test_a_key_that_comes_back_is_taken_out(http, serve):
 
     url, _ = await serve(echo)
     headers = {"authorization": f"Bearer {key}"}
-    answer = await http.post(f"http://{url}", REQUEST, headers, 5.0)
+    answer = await http.post(Reach(f"http://{url}"), REQUEST, headers, 5.0)
     assert (answer.body, answer.headers["x-request-id"]) == (b"data: Bearer ***\n\naos_w", "Bearer ***")
-    async with http.open(f"http://{url}", REQUEST, headers, 5.0, streams=True) as opened:
+    async with http.open(Reach(f"http://{url}"), REQUEST, headers, 5.0, streams=True) as opened:
         body = b"".join([part async for part in opened.parts()])
     assert (body, opened.headers["x-request-id"]) == (answer.body, "Bearer ***")
 

@@ -17,6 +17,7 @@ import pytest
 from agentd.errors import RecordError
 from agentd.intake import Grant, Peer
 from agentd.intake.letters import Selection, add_letters
+from agentd.intake.queues import Busy
 from agentd.intake.routes import build_app
 from agentd.intake.server import Server
 from agentd.sections import Config, Intake, Listen
@@ -104,6 +105,8 @@ class FakeControl:
 
     async def listing(self, chosen, viewer, **asked):
         self.calls.append((chosen, viewer, asked))
+        if isinstance(self.letters, Exception):
+            raise self.letters
         return self.letters
 
     async def replay(self, chosen, admin, *, force):
@@ -488,6 +491,13 @@ async def test_a_question_about_letters_that_makes_no_sense_is_400(house, query,
     assert house.control.calls == []
 
 
+async def test_too_many_who_look_at_letters_are_told_to_come_again(house):
+    """One question is answered at a time, off the event loop; 503 with `Retry-After` for more than a few."""
+    house.control.letters = Busy("ask again later")
+    status, headers, body = await house.call("GET", "/v1/dead-letters")
+    assert (status, headers["Retry-After"], body["error"]["code"]) == (503, "5", "busy")
+
+
 async def test_letters_are_replayed_as_they_were_chosen(house):
     """By ids, destination, run, cause and age, or all of them in so many words; by force only if that is said."""
     body = {"ids": [ID], "destination": "d", "run": "r", "cause": "rejected", "older_than": "90s", "force": True}
@@ -559,7 +569,7 @@ async def test_letters_are_moved_by_who_may_decide_alone(house, verb):
     assert house.control.calls == []
 
 
-@pytest.mark.parametrize("limit", ["0", "-1", "x", "", "1001", "99999999999999999999", "1e2"])
+@pytest.mark.parametrize("limit", ["0", "-1", "x", "", "1001", "99999999999999999999", "1e2", "0" * 17 + "15000"])
 async def test_limit_that_makes_no_sense_is_400(house, limit):
     """A wrong limit is an error."""
     assert error_of(await house.call("GET", f"/v1/dead-letters?limit={limit}")) == (400, "bad_request")

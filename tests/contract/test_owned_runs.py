@@ -23,9 +23,12 @@ from agentd.intake.reaper import Reaper
 from agentd.intake.routing import Route, Table
 from agentd.intake.sink import SpoolSink
 from agentd.intake.streams import Streams
-from agentd.queued import Seal
+from agentd.outcomes import Cause
+from agentd.queued import Death, Seal
+from agentd.spool.dead import DeadLetters
 from agentd.spool.journal import Journal
 from agentd.spool.ledger import Limits
+from agentd.spool.letters import Wanted
 from agentd.spool.recovery import open_spool
 from agentd.spool.shelf import SpoolShelf
 from agentd.spool.store import TABLE_BITS
@@ -373,6 +376,38 @@ async def test_our_own_end_is_made_once(house):
     await house.crash()
     await house.tick(GRACE_S)
     assert (house.reaper.status()["watched"], house.spool.books.total("cloud", "admitted")) == (0, 2)
+
+
+async def test_a_start_that_is_replayed_has_its_owner(house):
+    """The platform refused it, its agent died, a restart, and then somebody replays it: the run does not stay open for ever."""
+    child, agent = house.agent()
+    await house.admit(agent, start())
+    [entry] = house.spool.queues["cloud"].peek("run:r")
+    await house.spool.bury(None, "cloud", [entry], Death(Cause.REJECTED, "402 not now"))
+    await house.kill(child)
+    await house.tick(GRACE_S)
+    await house.crash()
+    await house.tick(GRACE_S)
+    assert (house.queued, len(house.owners)) == ([], 1)
+    await DeadLetters(house.spool).replay(Wanted(), by=0)
+    for _ in range(60):
+        await house.tick(1)
+    assert house.queued == ["run.start", "run.fail"]
+    assert (house.reaper.status()["watched"], house.owners) == (0, [])
+
+
+async def test_a_start_that_is_purged_is_watched_no_more(house):
+    """As soon as its id is forgotten, and its row goes."""
+    _, agent = house.agent()
+    await house.admit(agent, start())
+    [entry] = house.spool.queues["cloud"].peek("run:r")
+    await house.spool.bury(None, "cloud", [entry], Death(Cause.REJECTED, "no"))
+    await DeadLetters(house.spool).purge(Wanted(), 0, "never mind")
+    house.spool.refs.prune(lambda _touched_us: True)
+    for _ in range(60):
+        await house.tick(1)
+    await house.spool.barrier()
+    assert (house.reaper.status()["watched"], house.owners) == (0, [])
 
 
 # -- claims ----------------------------------------------------------------------------------------------------------------

@@ -286,6 +286,22 @@ async def test_a_process_that_owns_nothing_costs_no_descriptor(child, files):
     await asyncio.sleep(0)
 
 
+async def test_a_connection_that_outlives_its_process_leads_to_no_other(child, files, monkeypatch):
+    """A child holds it, and the pid is another's by now: before Linux 6.5 that one would be watched in its place."""
+    held = Held()
+    fd = os.pidfd_open(child.pid)
+    agent = Process(owner_of(child.pid, fd, start=1))
+    os.close(fd)
+    transport, _ = await asyncio.get_running_loop().create_unix_connection(asyncio.Protocol, sock=child.link.dup())
+    held.pidfds.connect(agent, transport)
+    monkeypatch.setattr(pidfds, "_socket", lambda _link: Old())
+    with pytest.raises(ProcessLookupError):
+        held.pidfds.reopen(agent)
+    assert len(held.pidfds) == 0
+    transport.close()
+    await asyncio.sleep(0)
+
+
 async def test_descriptors_have_a_bound(child, files):
     """Beyond it a process is not watched, and nothing stays open of it."""
     held = Held(max_files=3)

@@ -312,6 +312,7 @@ async def test_whom_the_kernel_does_not_name_owns_nothing(house):
         ({"view": "lanes", "sort": "age"}, "sort: expected oldest, records, bytes, got 'age'"),
         ({"view": "lanes", "limit": "0"}, "limit: expected 1 to 1000, got '0'"),
         ({"view": "lanes", "limit": "9999"}, "limit: expected 1 to 1000"),
+        ({"view": "lanes", "limit": "00000000150000"}, "limit: expected 1 to 1000"),
         ({"view": "lanes", "older": "5 parsecs"}, "older: expected a number with a unit"),
         ({"view": "receipts", "since": "nan"}, "since: expected a number with a unit"),
     ],

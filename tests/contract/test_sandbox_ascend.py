@@ -15,6 +15,7 @@ from agentd.exchange import Attempt, Context, Lost, Sending, Unencodable
 from agentd.http import Http
 from agentd.outcomes import Delivered, Pause, Reject, Retry, Scope, Split
 from agentd.queued import Entry, Source
+from agentd.reach import Reach
 from agentd.records import Record, kind_of, lane_of, loss_class
 from agentd.sandbox import Sandbox
 from agentd.wire import encode
@@ -59,7 +60,7 @@ class Platform:
         context = Context(lambda local: local, lambda _kind, local: local, True, options or {})
         request = ASCEND.encode(call, [item], context)
         headers = ASCEND.headers(Sending("owkai_live_test", key, time.time(), request.body, secret))
-        answer = await self.http.post(self.sandbox.url, request, headers, 5.0)
+        answer = await self.http.post(Reach(self.sandbox.url), request, headers, 5.0)
         return ASCEND.classify(call, [item], answer, Attempt(time.time(), maybe_taken)), answer
 
     def log(self, action_id):

@@ -590,10 +590,11 @@ async def test_sender_blocks_while_too_much_is_under_way(house):
 async def test_held_message_stops_its_connection_alone(house):
     """Messages that wait for room in a full queue stop the connection that sent them, however many bytes, and no other."""
     await house.start(max_pending_bytes=50_000)
-    house.sink.patient = True
+    house.sink.patient = house.sink.full = True
     holder = await house.client()
     await holder.send(frame(b"[" + b",".join([RECORD] * 2000) + b"]") + frame(RECORD))
     await house.sink.until(lambda: len(house.sink.taken) == 1)
+    house.sink.full = False
     other = await house.client()
     for seq in range(1, 40):
         await other.send(frame(envelope(seq)))

@@ -24,6 +24,7 @@ def world(request):
         yield world
         if request.node.stash.get(_PASSED, False):
             world.finish()
+            request.node.user_properties.extend(world.figures.items())  # for who wants them: --junitxml
         else:
             for daemon in world.daemons:
                 print(f"{daemon}:\n{daemon.tail(60)}")  # noqa: T201 - pytest shows it with the failure

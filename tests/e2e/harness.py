@@ -657,6 +657,7 @@ class World:
         self.platform = Platform(faces, **options)
         self.ledger = Ledger()
         self.daemons: list[Daemon] = []
+        self.figures: dict[str, int] = {}  # what the audit at the end has counted
         self.doubles = False  # whether the platform may hold a batch twice: it took one of which we did not hear
         self._clean = contextlib.ExitStack()
 
@@ -700,6 +701,15 @@ class World:
         """All is delivered, all adds up, all end well. Raises AssertionError otherwise."""
         letters, shed = self._ends()
         audit(self.ledger, self.platform, letters, shed)
+        self.figures = {
+            "deaths": sum(daemon.kills for daemon in self.daemons),
+            "acknowledged": sum(map(len, self.ledger.events.values()))
+            + len(self.ledger.starts)
+            + len(self.ledger.ends),
+            "dead": len(letters),
+            "shed": shed,
+            "repeated_requests": sum(repeat.count - 1 for repeat in self.platform.repeats(2).values()),
+        }
         state = self.platform.state()
         if not (self.doubles or state.faults.get("cut") or any(daemon.kills for daemon in self.daemons)):
             assert state.duplicates == 0

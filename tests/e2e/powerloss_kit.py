@@ -17,7 +17,7 @@ The model, which promises no more than POSIX does and so less than any file syst
   that the entry in the directory containing the file has also reached disk"). Until then it may be there, missing, or still
   mean the file that it meant before. ext4, xfs and btrfs keep more: there fsync of a new file brings its name along.
 - Nothing else lasts: neither close nor sync_file_range, nor time. What is mapped shared (SQLite's -shm) may hold anything that it
-  has held, newer than all else included: the kernel writes it back when it likes.
+  has held since it was synced, newer than all else included: the kernel writes it back when it likes.
 
 So do ALICE, for what each file system may leave of a program's calls (Pillai et al., OSDI '14, "All File Systems Are Not Created
 Equal"), SQLite's own tests (src/test6.c: on a crash unsynced writes are done, left out or filled with random bytes), and
@@ -147,6 +147,7 @@ class File:
             _put(self.kept, change.offset, change.data)
         self.kept_size = self.size
         self.changes = []
+        del self.mapped[:-1]
 
 
 class Folder:

@@ -279,18 +279,8 @@ def test_full_keeps_what_was_acknowledged(full):
         position = cuts.positions[cut]
         for fate in (Fate(), Torn(die.getrandbits(32)), *([] if number % 4 else [Everything()])):
             with cuts.rebuilt(fate) as disk:
-                alarmed = looks_deleted(disk / STATE / "spool")
                 found = look(disk / STATE, "full")
-                if alarmed:
-                    found.errors.clear()
                 assert judge(full, found, position, position) == ([], [], set()), f"cut {cut}, {fate}"
-
-
-def looks_deleted(spool):
-    """SQLite removes a log once all of it is in the database. Where the index beside it outlives it on the disk, and says what it
-    said some time ago, nobody can tell this from a log that somebody has deleted: the store is made anew, and nothing is lost."""
-    log = spool / "cache.db-wal"
-    return (spool / "cache.db-shm").exists() and not (log.exists() and log.stat().st_size)
 
 
 def test_a_cut_within_the_first_start_leaves_a_spool_that_opens(full):

@@ -48,7 +48,7 @@ class Shelf:
         self.waiters = []
         self.next_row = self.next_number = 0
 
-    def room_for(self, destination, size, _loss):
+    def room_for(self, destination, size, _loss, _uid=None):
         return not self.disk_full and size <= self.room[destination]
 
     def quota(self, _destination):

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from types import SimpleNamespace
-from uuid import UUID
 
 import msgspec
 import pytest
 
 from agentd.control import DaemonControl
 from agentd.intake import Grant, Peer
-from agentd.outcomes import Cause
-from agentd.queued import Death, Entry, Ref, Source
-from agentd.records import LossClass
+from agentd.queued import Ref
 from agentd.sections import Config, Destination, Listen, Loaded, Security
-from agentd.spool import letters
-from agentd.spool.letters import letter_of
-from agentd.spool.store import Put, key_of
-from agentd.spool.tables import Table
-from agentd.testing import MemoryStore
 
 OWNER = Peer(1000, 1000, 1)
 STRANGER = Peer(1001, 1001, 2)
@@ -68,7 +61,7 @@ class FakeSpool:
         self.limits = SimpleNamespace(quotas={"cloud": 2**29})
         self.refs = SimpleNamespace(owners=lambda _kind, _id: [])
         self.disk_full, self.quarantined_rows, self.dead_count, self.dead_bytes = False, 0, 1, 40
-        self.letters = []
+        self.ledger = SimpleNamespace(dead_lanes=Counter())
         self.trouble = None
         self.in_commit = 0
         self.lane_counts = {}
@@ -85,12 +78,6 @@ class FakeSpool:
     async def count_lane(self, name, lane):
         return self.lane_counts.get((name, lane), 0)
 
-    async def run_in_thread(self, job, *arguments):
-        store = MemoryStore()
-        rows = [Put(key_of(Table.DEAD, n), *letters.encode(letter)) for n, letter in enumerate(self.letters, 1)]
-        store.commit(rows, ())
-        return job(store, *arguments)
-
 
 class FakeCourier:
     def __init__(self):
@@ -104,12 +91,6 @@ class FakeCourier:
 
     def status(self):
         return self.now
-
-
-def letter(uid=1000, lane="run:r", cause=Cause.REJECTED):
-    source, body = Source("billing", uid, 1, "frames"), b'{"kind":"event","run_id":"r","type":"t"}'
-    entry = Entry(5, UUID(int=5).bytes, lane, "event", LossClass.INFO, source, 0, body)
-    return letter_of("cloud", entry, Death(cause, "400", 1, 400, "words", "k"), 1)
 
 
 @pytest.fixture
@@ -237,7 +218,7 @@ async def test_a_run_is_told_from_all_places(parts):
     assert await control.run("r", **asked) is None
     spool.refs.owners = lambda _kind, _id: [Ref("cloud", "run", "r", "billing", 1000, 1, "known", "p-r", delivered=6)]
     spool.lane_counts["cloud", "run:r"] = 2
-    spool.letters = [letter(), letter(lane="run:other")]
+    spool.ledger.dead_lanes.update([("cloud", "run:r"), ("cloud", "run:other"), ("local", "run:r")])
     found = (await control.run("r", **asked))["destinations"]["cloud"]
     assert found == {"platform_id": "p-r", "state": "known", "ended": False, "delivered": 6, "queued": 2, "dead": 1}
 
@@ -261,6 +242,15 @@ async def test_the_platforms_id_of_a_run_is_its_owners(parts, viewer, admin, gra
     ]
     found = (await control.run("r", viewer=viewer, admin=admin, grant=grant))["destinations"]["cloud"]
     assert (found["platform_id"], found["delivered"]) == ("p-r" if named else None, 6)
+
+
+async def test_whom_the_kernel_does_not_name_owns_no_run(parts):
+    """Several whose uid is not known are not one user: none is told what the platform calls another's run."""
+    control, spool, _ = parts
+    spool.refs.owners = lambda _kind, _id: [Ref("cloud", "run", "r", "billing", -1, 1, "known", "p-r")]
+    viewer = Peer(-1, -1, 0, token=0)
+    found = (await control.run("r", viewer=viewer, admin=False, grant=Grant()))["destinations"]["cloud"]
+    assert found["platform_id"] is None
 
 
 def test_what_couriers_report_reaches_the_metrics(parts):

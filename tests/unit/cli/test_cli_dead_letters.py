@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from agentd.cli import dead_letters as verb
 from agentd.cli import main, stopped
+from agentd.cli.ask import NoDaemon
 from agentd.cli.letters_screen import left_lines, letter_lines, list_lines
 
 ID = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -24,7 +25,7 @@ LETTER = {
     ],
     "answer": '{"error":{"code":"VALIDATION"}}', "carries": 3, "record": {"kind": "run.start", "run_id": "r", "input": {"ä": 1.5}},
 }  # fmt: skip
-THEIRS = {name: LETTER[name] for name in list(LETTER)[:12]} | {"letter": 18}
+THEIRS = {name: LETTER[name] for name in list(LETTER)[:12] if name not in ("id", "agent", "lane")} | {"letter": 18}
 REFUSED = LETTER | {
     "letter": 19, "destination": None, "lane": None, "cause": "invalid", "tries": 0, "status": None, "key": None, "history": [],
     "answer": "", "carries": 0, "record": None, "text": '{"kind":"decision",\n\x1b[2J',
@@ -83,6 +84,7 @@ def test_list_shows_each_with_what_was_said_of_it():
     assert head.split() == ["id", "destination", "kind", "lane", "cause", "died"]
     assert lines[0].split() == [ID, "agentos", "run.start", "run:r", "rejected", "2026-01-31T12:00:01"]
     assert lines[1] == "    400 VALIDATION: no (after 2 tries)"
+    assert lines[2].split() == ["–", "agentos", "run.start", "–", "rejected", "2026-01-31T12:00:01"]
     assert lines[3] == "    (another user's)"
     assert lines[4].split()[1:5] == ["–", "run.start", "–", "invalid"]
     assert lines[5] == "    400 VALIDATION: no"
@@ -152,10 +154,19 @@ def test_what_is_no_json_is_shown_as_text_and_orders_no_terminal():
     ]
 
 
+def test_a_name_or_a_reason_orders_no_terminal(run):
+    """A run goes by what its client called it, and a reason may be what a platform said."""
+    hostile = LETTER | {"lane": "run:\x1b[2J\n", "reason": "400 \x9b1m", "agent": "\x1b]0;x\x07"}
+    assert "run:\\x1b[2J\\n" in run([[hostile]], "list")[0].output
+    for verb_ in (["list"], ["show", ID]):
+        done, _ = run([[hostile]], *verb_)
+        assert all(char.isprintable() or char == "\n" for char in done.output)
+
+
 def test_several_are_shown_one_after_the_other():
     """A record that is dead at two destinations; of another user's there is not much to say."""
     lines = letter_lines([LETTER | {"destination": "one"}, THEIRS])
-    assert lines.count(f"dead letter {ID}") == 2
+    assert lines.count(f"dead letter {ID}") == lines.count("dead letter") == 1
     assert "" in lines
     assert lines[-1] == "  another user's: only its sender and admins see what is in it"
 
@@ -186,6 +197,24 @@ def test_export_keeps_every_byte_of_a_record(run, monkeypatch):
     answers = [b'[{"letter":1,"record":{"a": 1.50}}]', b"[]"]
     monkeypatch.setattr(Daemon, "read", lambda *_, **__: answers.pop(0))
     assert run([], "export")[0].stdout == '{"letter":1,"record":{"a": 1.50}}\n'
+
+
+def test_export_goes_on_where_a_daemon_has_stopped(run, monkeypatch):
+    """What it gave is written once; the rest comes out of its folder."""
+    second = LETTER | {"letter": 20, "id": str(UUID(int=1))}
+
+    def read(daemon, path, **query):
+        daemon.get(path, **query)
+        if len(daemon.asked) > 1:
+            raise NoDaemon("no daemon at x: start one")
+        return msgspec.json.encode([LETTER])
+
+    monkeypatch.setattr(Daemon, "read", read)
+    monkeypatch.setattr(stopped, "_look", lambda _nobody, look_at: look_at(None, None))
+    monkeypatch.setattr(verb, "_in_folder", lambda _look, _folder, asked: [second] if asked["after"] == 17 else [])
+    done, _ = run([None, None], "export")
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [LETTER, second]
+    assert done.stderr == "agentd: 2 dead letters written\n"
 
 
 def test_export_writes_over_no_file(run, tmp_path):

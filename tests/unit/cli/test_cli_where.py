@@ -83,6 +83,7 @@ def test_what_a_record_is():
         ({"state": "open", "step": "pending", "key": "k"}, f"  cloud: open {AT}: pending, key k"),
         ({"state": "dead", "destination": None, "cause": "invalid", "reason": "no", "letter": 1, "tries": 0},
          f"  (intake): dead since {AT}: invalid: no (letter 1, 0 tries)"),
+        ({"state": "taken", "destination": None, "cause": "replayed", "by": 42}, f"  (intake): taken {AT}: replayed by uid 42"),
     ],
 )  # fmt: skip
 def test_a_line_for_each_end(place, line):
@@ -148,3 +149,23 @@ def test_the_daemon_is_asked_by_name(monkeypatch):
     done = CliRunner().invoke(main, ["where", "Fälle/7 #1"])
     assert (done.exit_code, done.output) == (0, f"{ID}: record\n")
     assert asked == [120.0, "/v1/records/F%C3%A4lle%2F7%20%231"]
+
+
+def test_what_others_have_named_orders_no_terminal(monkeypatch):
+    """An agent or a run is called what its client likes."""
+    hostile = RECORD | {"agent": "\x1b]0;x\x07", "run": "r\n\x9b2J", "destinations": [ENDED | {"state": "delivered"}]}
+
+    class Daemon:
+        def get(self, _path):
+            return DOCUMENT | {"records": [hostile]}
+
+    monkeypatch.setattr(stopped, "daemon", lambda *_, **__: Daemon())
+    done = CliRunner().invoke(main, ["where", "r"])
+    assert "agent \\x1b]0;x\\x07, run r\\n\\x9b2J, uid 1000" in done.output
+    assert all(char.isprintable() or char == "\n" for char in done.output)
+
+
+def test_nothing_is_no_name():
+    """In a stopped daemon's journal everything goes by no name."""
+    done = CliRunner().invoke(main, ["where", ""])
+    assert (done.exit_code, "ID: expected an id or a key" in done.output) == (2, True)

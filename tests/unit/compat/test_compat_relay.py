@@ -13,6 +13,7 @@ from agentd.compat.stands import Stand
 from agentd.exchange import Lost, Response
 from agentd.gate.keeper import Passed
 from agentd.queued import Source
+from agentd.reach import Reach
 from agentd.spool.gaterows import GateRow
 from agentd.standin import Called, Why
 
@@ -22,7 +23,7 @@ ANSWER = Response(202, {"content-type": "application/json", "connection": "close
 
 def given(answer, *, repeated=False, stream=b"null"):
     stand_in = platforms.load("agentos").stand_in
-    stand = Stand("a", None, stand_in, Doors([]), None, "http://x", "", None, 5.0, 2.0, False)
+    stand = Stand("a", None, stand_in, Doors([]), None, Reach("http://x"), "", None, 5.0, 2.0, False)
     (door,) = (door for door in stand_in.doors if door.streams)
     called = Called(door, {"agent_id": "x"}, (), {}, b"", {"stream": Raw(stream)}, 1)
     verdict = {"reason": "no connection"} | ({"repeated": True} if repeated else {})

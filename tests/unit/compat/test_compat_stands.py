@@ -8,6 +8,7 @@ import pytest
 from agentd import platforms
 from agentd.compat.paths import Doors
 from agentd.compat.stands import Stand
+from agentd.reach import Reach
 from agentd.standin import Does, Door
 
 DOOR = Door("POST", "/x", Does.GATE, gate="action")
@@ -15,7 +16,9 @@ DOOR = Door("POST", "/x", Does.GATE, gate="action")
 
 def stand(timeout_s):
     platform = platforms.load("ascend")
-    return Stand("a", platform, platform.stand_in, Doors([]), None, "http://x", "key", "secret", timeout_s, 2.0, False)
+    return Stand(
+        "a", platform, platform.stand_in, Doors([]), None, Reach("http://x"), "key", "secret", timeout_s, 2.0, False
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,16 @@ from agentd.outcomes import Cause
 from agentd.queued import Death, Entry, Source, Try
 from agentd.records import LossClass
 from agentd.spool.dead import Replayed
-from agentd.spool.letters import Wanted, letter_of
+from agentd.spool.letters import Wanted, encode, letter_of
+from agentd.spool.store import Put, key_of
+from agentd.spool.tables import Table
+from agentd.testing import MemoryStore
 
 OWNER = Peer(1000, 1000, 1)
 STRANGER = Peer(1001, 1001, 2)
-HIDDEN = {"sha256", "reason", "uid", "pid", "origin", "key", "history", "answer", "record"}
+OTHERS = Source("billing", 1002, 9, "frames")
+CARRIED = Death(Cause.INTRODUCER_DEAD, "run r was refused for good")
+HIDDEN = {"id", "agent", "lane", "sha256", "reason", "uid", "pid", "origin", "key", "history", "answer", "record"}
 
 
 def letter(uid=1000, cause=Cause.REJECTED, body=b'{"kind":"event", "payload":1.50}', destination="cloud", kind="event"):
@@ -32,18 +37,10 @@ def letter(uid=1000, cause=Cause.REJECTED, body=b'{"kind":"event", "payload":1.5
 
 
 class FakeLetters:
-    """As much of the dead letters as is asked for."""
+    """As much of the dead letters as is moved."""
 
-    def __init__(self, *found):
-        self.found = found
+    def __init__(self):
         self.asked = []
-
-    async def page(self, wanted, limit, after):
-        self.asked.append((wanted, limit, after))
-        return list(enumerate(self.found, 17))
-
-    async def carried(self, _letter):
-        return 4
 
     async def replay(self, wanted, by, *, force):
         self.asked.append((wanted, by, force))
@@ -56,9 +53,30 @@ class FakeLetters:
         return 7
 
 
-async def look(found, viewer=OWNER, *, admin=False, grant=Grant(), chosen=Selection()):  # noqa: B008 - frozen
-    control = LetterControl(FakeLetters(found), lambda: 10**9)
-    [seen] = await control.listing(chosen, viewer, limit=10, after=None, admin=admin, grant=grant)
+def stored(*found, store=None):
+    """A store with these letters, and four that are dead because of run r."""
+    store = store or MemoryStore()
+    carried = letter_of(
+        "cloud", Entry(6, bytes(16), "run:r", "event", LossClass.INFO, OTHERS, 1, b"{}"), CARRIED, 10**6
+    )
+    rows = enumerate([*found, *[carried] * 4], 17)
+    store.commit([Put(key_of(Table.DEAD, row), *encode(one)) for row, one in rows], [])
+    return store
+
+
+def control_of(store, letters=None):
+    async def read(job):
+        return job(store, lambda: False)
+
+    return LetterControl(letters or FakeLetters(), read, lambda: 10**9)
+
+
+async def listed(store, viewer=OWNER, *, admin=False, grant=Grant(), chosen=Selection(), limit=1, after=16):  # noqa: B008 - frozen
+    return await control_of(store).listing(chosen, viewer, limit=limit, after=after, admin=admin, grant=grant)
+
+
+async def look(found, *arguments, **options):
+    (seen,) = await listed(stored(found), *arguments, **options)
     return seen
 
 
@@ -92,10 +110,23 @@ def test_a_letter_tells_what_is_known_of_it():
     ],
 )
 async def test_contents_are_shown_to_those_who_may_see_them(viewer, admin, grant, whole):
-    """Admins and the uid that sent it, within what they may do; others see that it is there, and nothing that it or the platform said."""
+    """Admins and the uid that sent it, within what they may do; others see that there is one, not which and not what was said of it."""
     seen = await look(letter(), viewer, admin=admin, grant=grant)
     assert HIDDEN & set(seen) == (HIDDEN if whole else set())
-    assert (seen["cause"], seen["bytes"], seen["agent"]) == ("rejected", 32, "billing")
+    assert (seen["cause"], seen["bytes"], seen["destination"]) == ("rejected", 32, "cloud")
+
+
+@pytest.mark.parametrize("chosen", [Selection(frozenset([UUID(int=5).bytes])), Selection(run="r")])
+async def test_nobody_finds_anothers_by_its_name(chosen):
+    """Who names a record or a run sees of his own whether there is such a one."""
+    store = stored(letter())
+    assert (
+        len(await listed(store, OWNER, chosen=chosen))
+        == len(await listed(store, STRANGER, admin=True, chosen=chosen))
+        == 1
+    )
+    assert await listed(store, STRANGER, chosen=chosen) == []
+    assert await listed(store, Peer(-1, -1, 0, token=0), chosen=chosen) == []
 
 
 async def test_whom_the_kernel_does_not_name_is_nobodys_owner():
@@ -106,9 +137,27 @@ async def test_whom_the_kernel_does_not_name_is_nobodys_owner():
 async def test_what_a_letter_carries_is_counted_for_one_that_is_asked_for():
     """Not for each of a list: that would be a search through all of them, again and again."""
     one = Selection(frozenset([UUID(int=5).bytes]))
-    assert (await look(letter(), chosen=one))["carries"] == 4
-    assert "carries" not in await look(letter())
-    assert "carries" not in await look(letter(), STRANGER, chosen=one)
+    start = letter(kind="run.start", body=b'{"kind":"run.start","run_id":"r"}')
+    assert (await look(start, chosen=one))["carries"] == 4
+    assert "carries" not in await look(start)
+    assert "carries" not in await look(start, STRANGER, admin=True, grant=Grant(("sales",)), chosen=one)
+
+
+async def test_what_several_letters_carry_is_counted_in_one_search():
+    """Two hundred ids fit one question, and a room may hold hundreds of thousands of letters."""
+
+    class Counting(MemoryStore):
+        searches = 0
+
+        def tags(self, table, after=-1):
+            self.searches += 1
+            return super().tags(table, after)
+
+    start = letter(kind="run.start", body=b'{"kind":"run.start","run_id":"r"}')
+    store = stored(*[start] * 20, store=Counting())
+    found = await listed(store, chosen=Selection(frozenset([UUID(int=5).bytes])), limit=100)
+    assert [one["carries"] for one in found] == [4] * 20
+    assert store.searches == 2
 
 
 @pytest.mark.parametrize(
@@ -132,12 +181,12 @@ def test_what_was_refused_is_shown_as_it_was_sent(body, shown):
 
 async def test_what_is_asked_goes_on_as_it_was_asked():
     """Choice, limit and place; a replay's force and a purge's reason, with the uid of who decides."""
-    letters = FakeLetters(letter())
-    control = LetterControl(letters, lambda: 10**9)
+    letters = FakeLetters()
+    control = control_of(MemoryStore(), letters)
     chosen = Selection(frozenset([b"i" * 16]), "cloud", "r", "rejected", 60.0)
     wanted = Wanted(frozenset([b"i" * 16]), "cloud", "r", "rejected", 10**9 - 60 * 10**6)
     assert wanted_by(chosen, 10**9) == wanted
-    await control.listing(chosen, OWNER, limit=5, after=3, admin=True, grant=Grant())
+    assert await control.listing(chosen, OWNER, limit=5, after=3, admin=True, grant=Grant()) == []
     assert await control.replay(chosen, OWNER, force=True) == {"replayed": 3, "left": {"outcome_unknown": 2}}
     assert await control.purge(Selection(), OWNER, "why") == {"purged": 7}
-    assert letters.asked == [(wanted, 5, 3), (wanted, 1000, True), (Wanted(), 1000, "why")]
+    assert letters.asked == [(wanted, 1000, True), (Wanted(), 1000, "why")]

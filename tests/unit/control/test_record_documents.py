@@ -1,6 +1,5 @@
 """`GET /v1/records/{id}`: what is said of a record, to whom, and what is not. Pure."""
 
-from hashlib import sha256
 from uuid import UUID
 
 import pytest
@@ -75,14 +74,14 @@ def test_a_delivered_record():
 def test_a_queued_record_and_what_it_waits_for():
     """Its place, the batch that it was sealed in, and what its lane waits for if somebody knows."""
     seal = Seal(1, "cloud", "run:r", 7, 9, 3, (), "batch", 1, b"", "events")
-    record = Traced(1000, RAW, [], [], [Waiting("cloud", entry(body=b"body"), seal)])
+    record = Traced(1000, RAW, [], [], [Waiting("cloud", entry(), seal, 4)], b"\x02" * 32)
     why = Waits(Why.BACKOFF, "503", 4.0004, 2)
     (shown_record,) = shown(found(record), waits=lambda _: why)["records"]
     (there,) = shown_record["destinations"]
     assert (there["state"], there["number"], there["lane"], there["bytes"]) == ("queued", 7, "run:r", 4)
     assert (there["key"], there["batch"]) == ("batch", 3)
     assert there["waits"] == {"for": "backoff", "reason": "503", "next_try_in_s": 4.0, "failures": 2}
-    assert (shown_record["sha256"], shown_record["run"]) == (sha256(b"body").hexdigest(), "r")
+    assert (shown_record["sha256"], shown_record["run"]) == ("02" * 32, "r")
     assert shown(found(record))["records"][0]["destinations"][0]["waits"] is None
     record.waiting[0].seal = None
     assert shown(found(record))["records"][0]["destinations"][0]["key"] is None
@@ -142,6 +141,13 @@ def test_what_was_refused_at_intake_has_no_destination():
     """A decision that was refused as invalid is dead of no destination."""
     letter = letter_of("", entry("decision"), Death(Cause.INVALID, "$.x: wrong"), NOW)
     assert place(note(1, State.DEAD, destination=""), letters=[(1, letter)])["destination"] is None
+
+
+def test_what_was_refused_at_intake_and_taken_later_is_not_missing():
+    """Its replay is an entry of no destination, which has no queue; what became of it is said where it was admitted."""
+    refused = note(1, State.DEAD, destination="", cause="invalid")
+    there = place(refused, note(2, State.QUEUED, destination="", cause="replayed", by=42))
+    assert (there["destination"], there["state"], there["cause"], there["by"]) == (None, "taken", "replayed", 42)
 
 
 def test_a_record_that_is_gone_is_said_to_have_been_taken():

@@ -41,7 +41,7 @@ class FakeShelf:
         self.knows_invalid = False  # all of it is a repeat
         self.letters = []  # futures of their commits
 
-    def room_for(self, destination, size, loss):
+    def room_for(self, destination, size, loss, uid=None):
         return size <= min(self.room, self.rooms.get(destination, self.room))
 
     def quota(self, destination):

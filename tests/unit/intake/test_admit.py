@@ -313,7 +313,7 @@ def test_every_time_of_every_kind_is_looked_at():
 
 def test_a_refused_debug_event_does_not_turn_away_what_is_never_shed(intake):
     """Promise 6: behind a debug or info event that finds no room a warning may still find some, by shedding others of these."""
-    intake.shelf.room_for = lambda _name, _size, loss: loss is LossClass.KEEP
+    intake.shelf.room_for = lambda _name, _size, loss, _uid: loss is LossClass.KEEP
     outcome = intake.admit(array(event(level="debug"), event(level="info"), event(level="warn"), event(level="debug")))
     assert [rejected.index for rejected in outcome.rejected] == [0, 1, 3]
     assert [entry.loss for entry in outcome.copies["one"]] == [LossClass.KEEP]
@@ -321,7 +321,7 @@ def test_a_refused_debug_event_does_not_turn_away_what_is_never_shed(intake):
 
 def test_what_waits_here_is_overtaken_by_nothing(intake):
     """Promise 2: of a message that nobody answers, a record that has to wait keeps all of its run behind it."""
-    intake.shelf.room_for = lambda _name, _size, loss: loss is LossClass.KEEP
+    intake.shelf.room_for = lambda _name, _size, loss, _uid: loss is LossClass.KEEP
     message = decode_message(array(event(level="debug"), event(level="warn"), event("other", level="warn")))
     outcome = intake.admission.admit(list(enumerate(message.items)), ME, "lines", 0, hold=True)
     assert [index for index, _ in outcome.full] == [0, 1]

@@ -8,7 +8,8 @@ import struct
 import pytest
 
 from agentd.errors import WireError
-from agentd.intake.connection import Budget, FrameReader, LineReader, Outbox, Share, Watch
+from agentd.intake.budget import Budget, Share
+from agentd.intake.connection import FrameReader, LineReader, Outbox, Watch
 from agentd.wire import Ack, Rejected, frame
 
 

@@ -13,7 +13,7 @@ from agentd.intake.admit import FULL
 from agentd.intake.orphans import Kept, Owner, Process, decode
 from agentd.intake.reaper import Reaper
 from agentd.intake.routing import Route, Table
-from agentd.queued import DEAD, KNOWN, Entry, Ref, Source
+from agentd.queued import DEAD, INTRODUCED, KNOWN, Entry, Ref, Source
 from agentd.records import LossClass
 from agentd.testing import FakeClock
 from agentd.wire import Ack, Rejected, encode
@@ -36,7 +36,7 @@ class Shelf:
     def owners(self, kind, local_id):
         return [ref for ref in self.refs.values() if (ref.kind, ref.local_id) == (kind, local_id)]
 
-    def room_for(self, destination, size, loss):
+    def room_for(self, destination, size, loss, uid=None):
         assert (size, loss) == (1024, LossClass.KEEP)
         return destination not in self.full
 
@@ -271,19 +271,83 @@ async def test_what_is_refused_for_another_reason_is_said(house, caplog):
     assert line.getMessage() == "run r: its agent process ended, and it can't be ended: $.agent_id: not yours"
 
 
-@pytest.mark.parametrize("state", ["dead", "ended", "forgotten"])
+@pytest.mark.parametrize("state", ["ended", "forgotten"])
 async def test_where_nothing_is_to_end_nothing_is_sent(house, state):
-    """A start that the platform refused for good, a run whose end is delivered, an id that is not remembered any more."""
+    """A run whose end is delivered, an id that is not remembered any more."""
     agent = process()
     house.begin("r", agent)
     if state == "forgotten":
         house.shelf.refs.clear()
     else:
         ref = house.shelf.refs["one", "r"]
-        ref.state, ref.ended = (DEAD, False) if state == "dead" else (KNOWN, True)
+        ref.state, ref.ended = KNOWN, True
     house.dies(agent)
     house.tick(GRACE_S)
     assert (house.sink.taken, house.shelf.rows, house.reaper.status()["watched"]) == ([], {}, 0)
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["", "after a restart"])
+async def test_a_start_that_is_replayed_is_ended_like_any_other(house, restarted):
+    """While it is a dead letter there is nothing to end; once it is out of there its owner is as gone as before."""
+    agent = process()
+    house.begin("r", agent)
+    house.begin("other", agent)
+    ref = house.shelf.refs["one", "r"]
+    ref.state = DEAD
+    house.dies(agent)
+    if restarted:
+        house = await started_again(house)
+    house.tick(GRACE_S)
+    assert [record.run_id for record in house.sink.taken[0][0]] == ["other"]
+    await house.answer()
+    for _ in range(60):
+        house.tick(1)
+    assert (house.sink.taken, len(house.shelf.rows), house.reaper.status()["watched"]) == ([], 1, 1)
+    ref.state = INTRODUCED
+    for _ in range(60):
+        house.tick(1)
+    assert [record.run_id for record in house.sink.taken[0][0]] == ["r"]
+    await house.answer()
+    assert (house.shelf.rows, house.reaper.status()["watched"]) == ({}, 0)
+
+
+async def test_a_dead_start_at_one_place_holds_up_no_end_at_another(house):
+    """The run ends where it began, and is watched on where its start may still be replayed."""
+    agent = process()
+    house.begin("r", agent, "one", "two")
+    house.shelf.refs["one", "r"].state = DEAD
+    house.dies(agent)
+    house.tick(GRACE_S)
+    assert [record.to for record in house.sink.taken[0][0]] == [["two"]]
+    await house.answer()
+    house.tick(1)
+    assert (house.sink.taken, house.reaper.status()["watched"]) == ([], 1)
+
+
+async def test_dead_starts_take_nobodys_turn(house):
+    """However many rest: what can be ended is not kept waiting behind them."""
+    agent = process()
+    for number in range(1500):
+        house.begin(f"dead{number}", agent)
+        house.shelf.refs["one", f"dead{number}"].state = DEAD
+    house.begin("r", agent)
+    house.dies(agent)
+    house.tick(GRACE_S)
+    house.tick(1)
+    assert [record.run_id for record in house.sink.taken[0][0]] == ["r"]
+
+
+async def test_a_start_that_comes_again_wakes_its_run(house):
+    """A second process begins the dead run anew under its name, and dies: nobody waits for the next look at what rests."""
+    first, second = process(7), process(8)
+    house.begin("r", first)
+    house.shelf.refs["one", "r"].state = DEAD
+    house.dies(first)
+    house.tick(GRACE_S)
+    house.begin("r", second)
+    house.dies(second)
+    house.tick(GRACE_S)
+    assert [record.run_id for record in house.sink.taken[0][0]] == ["r"]
 
 
 async def test_what_a_dead_process_has_sent_is_read_before_it_is_judged(house):
@@ -395,6 +459,36 @@ async def test_a_process_that_can_not_be_read_is_not_watched(house, known, here,
     assert [line.action for line in caplog.records] == (["unwatched"] if "pid" in known else [])
 
 
+@pytest.mark.parametrize(("boot", "here"), [("b", ""), ("", "b"), ("", "")])
+async def test_a_boot_that_is_hidden_ends_nobody(house, boot, here):
+    """The unit hides it since (ProcSubset=pid), or does not any more: whoever lives is found by pid and start all the same."""
+    house.begin("r", process(boot=boot, pid=0, start=0))
+    again = await started_again(house, boot=here)
+    again.tick(10 * GRACE_S)
+    assert (again.sink.taken, again.reaper.status()["watched"]) == ([], 1)
+
+
+async def test_processes_of_which_nothing_is_known_are_not_one(house):
+    """Without pid, start, inode and stream they look alike: that one of them is gone says nothing of the others."""
+    nothing = {"pid": 0, "start": 0, "stream": ""}
+    dead = process(**nothing)
+    house.begin("dead", dead)
+    house.begin("alive", process(**nothing))
+    house.dies(dead)
+    again = await started_again(house)
+    again.tick(GRACE_S)
+    assert [[record.run_id for record in items] for items, _, _ in again.sink.taken] == [["dead"]]
+
+
+async def test_who_has_what_a_gone_process_had_is_another(house):
+    """Where the boot is hidden pidfds begin to count anew with it: a living process is not taken for one that is gone."""
+    gone = process(inode=5)
+    house.begin("r", gone)
+    house.reaper._remember(gone)
+    house.dies(gone)
+    assert house.reaper._process(process(pid=8, start=6, inode=5).owner).gone_us == 0
+
+
 async def test_a_hidden_process_that_was_gone_before_is_gone(house):
     """What was seen before the restart is on disk; its time begins anew."""
     agent = process(pid=0, start=0)
@@ -410,17 +504,19 @@ async def test_a_hidden_process_that_was_gone_before_is_gone(house):
 
 async def test_rows_of_ended_runs_and_damaged_rows_go(house, caplog):
     """An empty row is a run that has ended; one that can't be read costs its run the watch, and the log says so."""
+    kept = encode_kept(Kept("run:r", 1000, "a", ["one"], process(pid=0, start=0).owner))
     house.shelf.rows = {
         1: b"",
         2: None,
         3: b"\xc1",
-        4: encode_kept(Kept("run:r", 1000, "a", ["one"], process(pid=0, start=0).owner)),
-    }
+        4: kept,
+        5: kept.replace(b"run:r", b"\xff" * 5),
+    }  # 5: a text that is none
     house.shelf.refs["one", "r"] = Ref("one", "run", "r", "a", 1000, 1)
     again = await started_again(house)
-    assert sorted(again.shelf.dropped) == [1, 2, 3]
+    assert sorted(again.shelf.dropped) == [1, 2, 3, 5]
     assert again.reaper.status()["watched"] == 1
-    assert [line.action for line in caplog.records if line.levelname == "ERROR"] == ["quarantine", "quarantine"]
+    assert [line.action for line in caplog.records if line.levelname == "ERROR"] == ["quarantine"] * 3
 
 
 async def test_a_destination_that_is_not_configured_keeps_its_row(house):

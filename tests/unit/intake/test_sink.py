@@ -338,7 +338,7 @@ async def test_a_large_record_is_not_overtaken_by_its_run(intake):
 async def test_what_waits_holds_up_no_other_run_and_no_other_destination(make_intake):
     """Promise 2: a full destination is no reason to hold up another, nor a run another; within a message too."""
     intake = make_intake(Route("one", RUNS), Route("two", RUNS))
-    intake.shelf.room_for = lambda name, size, _loss: name == "two" or size < 300
+    intake.shelf.room_for = lambda name, size, _loss, _uid: name == "two" or size < 300
     large = {"payload": "x" * 300, "to": "one"}
     waiting = intake.submit(array(event("large", **large), event("other", run_id="s", to="one")), hold=True)
     futures = [
@@ -352,11 +352,11 @@ async def test_what_waits_holds_up_no_other_run_and_no_other_destination(make_in
     assert all(future.done() for future in futures)
     assert not waiting.done()
     # what waits behind it for room of its own goes as soon as that is there, though the first still waits
-    intake.shelf.room_for = lambda name, _size, _loss: False
+    intake.shelf.room_for = lambda name, _size, _loss, _uid: False
     second = intake.submit(event("second", run_id="v", to="two"), hold=True)
     await intake.idle()
     assert not second.done()
-    intake.shelf.room_for = lambda name, _size, _loss: name == "two"
+    intake.shelf.room_for = lambda name, _size, _loss, _uid: name == "two"
     intake.shelf.make_room()
     await intake.idle()
     intake.shelf.commit()

@@ -202,6 +202,17 @@ def test_what_others_may_write_is_not_trusted(folder, name, mode):
         folder.open()
 
 
+def test_what_is_refused_is_not_held(folder):
+    """Who has put it right may start again, in the same process too: the lock is given back with the refusal."""
+    folder.open()
+    folder.close()
+    (folder.path / "spool").write_bytes(b"")
+    with pytest.raises(StateError, match="is something else"):
+        folder.open()
+    (folder.path / "spool").unlink()
+    Folder(folder.path).open()
+
+
 def test_what_others_may_read_is_closed(folder):
     """An older agentd left files that others could read, had they been let into the folder: now they are 0600 and 0700."""
     laid_out(folder)

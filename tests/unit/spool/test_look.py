@@ -16,6 +16,7 @@ from agentd.errors import NewerFormat, SpoolDamaged, StateError
 from agentd.outcomes import State
 from agentd.spool import look as looks
 from agentd.spool.look import look, open_rows, running_pid
+from agentd.spool.newer import refuse_newer
 from agentd.spool.readonly import ReadOnlyStore
 from agentd.spool.store import Put, Store, key_of
 from agentd.spool.tables import FORMAT, Meta, Table, encode_meta
@@ -171,7 +172,43 @@ def test_a_view_in_the_tables_place_is_not_read(tmp_path):
     (tmp_path / "spool").mkdir(mode=0o700)
     with closing(sqlite3.connect(tmp_path / "spool" / "cache.db")) as connection:
         connection.execute("CREATE VIEW Cache AS SELECT 1 AS key")
-    with pytest.raises(SpoolDamaged, match="its table is missing"), look(tmp_path, NOW_US):
+    with pytest.raises(SpoolDamaged, match="its schema holds view Cache"), look(tmp_path, NOW_US):
+        pass
+
+
+_COLUMNS = "rowid INTEGER PRIMARY KEY, key BLOB, raw INTEGER, expire_time REAL, tag BLOB, mode INTEGER, filename TEXT"
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ("CREATE TABLE users (name TEXT)", "its schema holds table users"),
+        (f"CREATE TABLE Cache ({_COLUMNS}, value BLOB AS (zeroblob(900000000)))", "its schema holds table Cache"),
+        (
+            "CREATE VIRTUAL TABLE Cache USING fts5(key, raw, expire_time, tag, mode, filename, value)",
+            "its schema holds",
+        ),
+        (f"CREATE TABLE Cache ({_COLUMNS}, value BLOB)", "its tables are missing"),
+        ("CREATE TABLE Cache (key BLOB, raw INTEGER)", "its tables are missing"),
+    ],
+    ids=["another program's", "a computed column", "a virtual table", "no settings", "other columns"],
+)
+def test_a_foreign_database_gets_a_sentence(tmp_path, made, said):
+    """Its schema is looked at before a row of it is asked for: nothing of it runs, and no error is a riddle."""
+    (tmp_path / "spool").mkdir(mode=0o700)
+    with closing(sqlite3.connect(tmp_path / "spool" / "cache.db")) as connection, connection:
+        connection.execute(made)
+        if "key" in made:
+            connection.execute("INSERT INTO Cache (key, raw) VALUES (?, 1)", (key_of(Table.META, 0),))
+    refuse_newer(tmp_path / "spool")
+    with pytest.raises(StateError, match=said), open_rows(tmp_path):
+        pass
+
+
+async def test_a_newer_spool_gives_no_rows_either(disk):
+    """Rows that mean something else by now are not looked through, whatever for."""
+    disk.change(key_of(Table.META, 0), encode_meta(Meta(format=FORMAT + 1)))
+    with pytest.raises(NewerFormat, match="start the newer agentd"), open_rows(disk.folder):
         pass
 
 

@@ -13,6 +13,7 @@ from agentd.records import Event, LossClass
 from agentd.spool import compact
 from agentd.spool.notices import Notices
 from agentd.spool.outbox import SpoolOutbox
+from agentd.spool.store import key_of
 from agentd.spool.tables import Table
 from agentd.wire import decode_record
 
@@ -322,6 +323,42 @@ async def test_an_end_on_its_way_to_the_disk_is_not_overtaken_by_its_notice(tell
     assert [one.kind for one in telling.lane()] == ["event", "run.fail"]
 
 
+async def test_a_destination_that_nobody_knows_any_more_is_told_nothing(telling):
+    """It is not in the configuration, nothing waits for it, and the meta row that knew its name was lost."""
+    await telling.put(10, loss=DEBUG)
+    await telling.shed()
+    await telling.empty()
+    await telling.harness.kill()
+    telling.harness.store = telling.harness.store.crash()
+    telling.harness.store.damage(key_of(Table.META, 0))
+    telling.harness.identities = {"local": "agentos"}
+    spool = await telling.harness.open(quotas={"local": 40_000})
+    Notices(spool, ["local"], Uuid7(), spool.ledger.now_us).tick(young, KEEP_US)
+    await spool.barrier()
+    assert len(spool.ledger.losses) == 0
+
+
+async def test_two_notices_on_their_way_are_each_told_once(telling):
+    """A second end of the run comes while the first is being written, and another segment of it was shed in between."""
+    spool = telling.spool
+    await telling.put(10, loss=DEBUG)
+    await telling.shed()
+    await telling.put(4, loss=DEBUG)
+    telling.make_full()
+    await asyncio.sleep(0)  # the commit is under way that counts what was shed just now
+    stored = []
+    for _ in range(2):
+        while (notice := telling.notices.before_end("cloud", "run:a")) is None:
+            await asyncio.sleep(0)
+        end = entry(spool.number("cloud"), kind="run.fail")
+        stored.append(spool.append({"cloud": [notice, end]}))
+    assert not stored[0].done()
+    await spool.barrier()
+    assert [told["records"] for told in telling.told()] == [10, 4]
+    await telling.crash()
+    assert len(telling.spool.ledger.losses) == 0
+
+
 # -- crashes and full disks ------------------------------------------------------------------------------------------
 
 
@@ -504,6 +541,32 @@ async def test_a_move_is_never_refused(harness):
     await harness.crash()
     await harness.filled()
     assert [record_id for _, record_id in placed(harness)] == [other.record_id, row.record_id]
+
+
+async def test_records_of_several_lanes_may_be_on_their_way_to_a_later_place(harness):
+    """A full disk refuses the commit that holds them: each is counted until it is in the queue again."""
+    spool = await harness.open()
+    for lane in ("run:a", "run:b"):
+        await harness.put(1, lane=lane)
+    harness.store.full = 2
+    moving = [spool.move_back("cloud", list(spool.queues["cloud"].peek(lane))) for lane in ("run:a", "run:b")]
+    while not all(one.done() for one in moving):
+        assert spool.books.queued("cloud") == spool.queues["cloud"].live + spool.committing("cloud") == 2
+        await asyncio.sleep(0)
+    assert harness.balanced()
+
+
+async def test_nobody_waits_for_a_moved_record_that_was_shed(harness):
+    """A flush is over when what is left came later."""
+    spool = await harness.open(quotas={"cloud": 4000, "local": 1})
+    moved = await harness.put(1, loss=INFO, body=BODY)
+    await spool.move_back("cloud", moved)
+    (later,) = await harness.put(1, body=BODY)
+    assert spool.lowest("cloud") == moved[0].number
+    assert spool.room_for("cloud", 2500, KEEP)
+    await spool.barrier()
+    assert spool.books.total("cloud", State.SHED) == 1
+    assert spool.lowest("cloud") == later.number
 
 
 async def test_a_move_goes_with_what_was_handed_over_before_it(harness):

@@ -1,18 +1,23 @@
 """A start over what a daemon left behind: in a real folder, with the real store."""
 
+import itertools
 import os
 import pickle
 
 import msgspec
 import pytest
-from damage_kit import LIMITS, RealHarness
-from spool_kit import Harness, seal_of
+from damage_kit import LIMITS, RealHarness, gate
+from spool_kit import DAY_US, Harness, seal_of
 
+from agentd.ageing import Clocks
 from agentd.errors import AlreadyRunning, ConfigError, NewerFormat, SpoolDamaged, StateError
 from agentd.outcomes import Cause, State
 from agentd.queued import Death, Ref
+from agentd.spool import gaterows
 from agentd.spool import journal as journals
+from agentd.spool.checked import pack, unpack
 from agentd.spool.folder import Folder
+from agentd.spool.gaterows import Step
 from agentd.spool.journal import Journal
 from agentd.spool.recovery import open_spool
 from agentd.spool.store import DiskFull, Put, Store, key_of
@@ -315,6 +320,68 @@ async def test_other_damaged_rows_cost_themselves_alone(real, table):
     assert ends == ({"dead": 0, "quarantined": 1} if table is Table.DEAD else {"dead": 1, "quarantined": 0})
 
 
+def spoiled(value):
+    """The row with a text in it that is none, under a right checksum."""
+    inner = unpack(value)
+    assert b"cloud" in inner
+    return pack(inner.replace(b"cloud", b"\xff" * 5))
+
+
+async def everything(real):
+    """A queue of two, a letter, a reference, a seal and a gate."""
+    entries = await real.put(3, kind="task")
+    made = real.spool.refs.introduce(Ref("cloud", "run", "a", "billing", 1000, 1, touched_us=5))
+    await real.spool.append({}, introduced=[made], puts=[gaterows.encode(gate(1, Step.FINAL))])
+    await real.spool.seal(seal_of(entries[:2]))
+    await real.spool.bury(None, "cloud", entries[2:], Death(Cause.REJECTED, "no"))
+    await real.stop()
+
+
+@pytest.mark.parametrize("table", [Table.META, Table.SEAL, Table.REF, Table.DEAD, Table.JOURNAL, Table.GATE])
+async def test_a_text_that_is_none_costs_its_row_alone(real, table):
+    """Bytes that are no UTF-8, planted or in a row without a checksum: msgspec has another error for these."""
+    await everything(real)
+    for key in real.keys(table):
+        ((value, tag),) = real.sql("SELECT value, tag FROM Cache WHERE key = ?", key)
+        if table is Table.META:
+            number, inner = msgspec.msgpack.decode(value)
+            value = msgspec.msgpack.encode([number, spoiled(inner)])
+        elif table is Table.GATE:
+            value, tag = (spoiled(pack(part[4:]))[1:] for part in (value, tag))
+            real.change(key, tag, "tag")
+        elif table is Table.DEAD:
+            value, tag = spoiled(value), spoiled(tag)
+            real.change(key, tag, "tag")
+        else:
+            value = spoiled(value)
+        real.change(key, value)
+    await real.open()
+    assert await real.seen() == [1, 2]
+    assert real.balanced()
+
+
+@pytest.mark.parametrize("planted", [b"\x91" * 5000, b"\xd9\x02\xff\xfe"], ids=["no end", "no text"])
+async def test_a_meta_row_that_nobody_can_decode_is_rebuilt(real, planted):
+    """What is nested without end, and a text that is none, are damage like any other: the start goes on."""
+    await everything(real)
+    real.change(key_of(Table.META, 0), planted)
+    spool = await real.open()
+    assert await real.seen() == [1, 2]
+    assert spool.number("cloud") == 4
+    assert real.set_aside("meta")
+
+
+async def test_a_foreign_text_that_is_none_is_set_aside(real):
+    """Python reads no text that is no UTF-8, and calls that an operational error: it is a foreign row like any other."""
+    await everything(real)
+    for key in (key_of(Table.META, 0), *real.keys(Table.SEAL)):
+        real.sql("UPDATE Cache SET filename = CAST(x'fffe' AS TEXT) WHERE key = ?", key)
+    spool = await real.open()
+    assert await real.seen() == [1, 2]
+    assert spool.seals.all() == []
+    assert len(real.set_aside("foreign-rows")) == 2
+
+
 async def test_a_full_disk_at_the_start_gets_the_ballast(tmp_path, caplog):
     """Promise 1: a daemon starts on a full disk: the ballast is given back, once."""
     caplog.set_level("CRITICAL", "agentd")
@@ -347,6 +414,26 @@ async def test_what_a_start_deletes_goes_with_the_first_commit(harness):
     assert spool.books.total("cloud", State.QUARANTINED) == 1
     await spool.barrier()
     assert list(harness.store.rows(Table.SEGMENT)) == []
+
+
+@pytest.mark.parametrize("shift_us", [-3 * DAY_US, 5000 * DAY_US], ids=["behind", "right again"])
+async def test_a_clock_that_was_moved_lets_no_evidence_go_early(real, shift_us):
+    """Promise 9: rows of a time that has not come yet are no older for it, whether the clock is behind now or was ahead then."""
+    ahead = shift_us > 0  # then
+    real.clock = itertools.count(20_000 * DAY_US + (shift_us if ahead else 0))
+    await real.restart()
+    for _ in range(3):
+        await real.put(1, kind="task")
+    await real.stop()
+    back = next(real.clock) - abs(shift_us)
+    real.clock = itertools.count(back)
+    journal = (await real.open()).journal
+    assert journal.expired(Clocks(lambda: back, lambda: 0.0).ages()) == []
+    await real.put(1, kind="task")
+    await real.restart()
+    journal = real.spool.journal
+    assert journal.expired(Clocks(lambda: back, lambda: 0.0).ages()) == []
+    assert len(journal.expired(Clocks(lambda: back + 201 * DAY_US, lambda: 0.0).ages())) == 4
 
 
 def test_a_meta_row_is_read_back():

@@ -24,11 +24,24 @@ from agentd.errors import NewerFormat
 from agentd.spool import pagefile, salvage, segments
 from agentd.spool import pages as fmt
 from agentd.spool.checked import pack
-from agentd.spool.rebuild import Rebuilt, is_ours, rebuild, salvage_of
+from agentd.spool.rebuild import Rebuilt, is_ours, needed_bytes, rebuild, salvage_of
 from agentd.spool.salvage import Row, Salvage
 from agentd.spool.store import Put, Store, key_of
 from agentd.spool.tables import FORMAT, Meta, Table, encode_meta
 from agentd.testing import MemoryStore
+
+
+def test_a_row_that_says_it_is_huge_needs_no_more_than_there_is(tmp_path):
+    """A start that is short of room is refused: what a planted row says of its own length must not bring that about."""
+    record = b"\x0d\x00\x06\x09\x07\x00\x07\x00\x00\x00\x09\x00\x0e" + key_of(Table.STREAM, 1).to_bytes(8, "big")
+    size = 489 + 4092 * 2**30  # of which 489 bytes lie on the page
+    length = bytes(size >> 7 * place & 0x7F | (0x80 if place else 0) for place in range(6, -1, -1))
+    cell, at = length + b"\x01" + record, PAGE - 2000
+    page = b"\x0d\0\0\0\x01" + at.to_bytes(2, "big") + b"\0" + at.to_bytes(2, "big")
+    database(tmp_path).write_bytes(bytes(PAGE) + page.ljust(at, b"\0") + cell.ljust(2000, b"x"))
+    with salvage_of(tmp_path, synced=True) as source:
+        assert source.survey().stray == 1
+        assert needed_bytes(source) < 2**20
 
 
 @pytest.fixture(scope="module")

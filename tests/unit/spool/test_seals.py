@@ -1,7 +1,8 @@
 """Seals: what was sealed comes back as it was, and what was cut up or ended does not."""
 
-from spool_kit import entry, seal_of
+from spool_kit import entry, seal_of, segment
 
+from agentd.spool.directory import Segment
 from agentd.spool.seals import Seals, encode
 
 
@@ -90,7 +91,50 @@ def test_damaged_and_empty_rows_are_named():
 def test_covers_finds_what_overlaps():
     """Promise 6: shedding asks which sealed batches a segment may hold records of."""
     made = seals_of([sealed([5, 8])])
-    assert made.covers("cloud", 1, 5)
-    assert made.covers("cloud", 6, 7)
-    assert not made.covers("cloud", 9, 20)
-    assert not made.covers("local", 5, 8)
+    assert made.covers("cloud", segment(1, [entry(1), entry(5)]))
+    assert made.covers("cloud", segment(1, [entry(6), entry(7)]))
+    assert not made.covers("cloud", segment(1, [entry(9), entry(20)]))
+    assert not made.covers("cloud", segment(1, [entry(6, "run:b")]))
+    assert not made.covers("local", segment(1, [entry(5), entry(8)]))
+
+
+def test_covers_knows_the_sealed_among_many_lanes():
+    """Whether the segment has more lanes or the destination more seals, until the lane's last one is retired; also after a start."""
+    seals = [sealed([number], f"run:{number}") for number in range(1, 50)]
+    few, many = seals_of(seals[:2]), seals_of(seals)
+    wide = segment(1, [entry(number, f"run:{number}") for number in range(2, 30)])
+    narrow = segment(2, [entry(2, "run:2")])
+    blind = segment(3, [entry(2, "run:2")])
+    blind.hashes = None
+    restored = Seals()
+    restored.restore([(1, encode(seals[:2]))])
+    for made in (few, many, restored):
+        assert all(made.covers("cloud", each) for each in (wide, narrow, blind))
+    few.retire(seals[1])
+    assert not any(few.covers("cloud", each) for each in (wide, narrow))
+    many.retire(seals[1])
+    assert (many.covers("cloud", wide), many.covers("cloud", narrow)) == (True, False)
+
+
+def test_covers_costs_no_look_at_every_seal(monkeypatch):
+    """A full queue whose rest is sealed asks it of each segment, for each record that finds no room."""
+    made = seals_of([sealed([number], f"run:{number}") for number in range(1, 301)])
+    looks = []
+    monkeypatch.setattr(Segment, "may_hold", lambda *arguments: looks.append(arguments))
+    monkeypatch.setattr(made, "_by_lane", Counting(made._by_lane))
+    assert all(made.covers("cloud", segment(number, [entry(number, f"run:{number}")])) for number in range(1, 301))
+    assert len(looks) + made._by_lane.looks <= 600
+
+
+class Counting(dict):
+    """Counts the seals that are looked at."""
+
+    looks = 0
+
+    def __getitem__(self, key):
+        self.looks += 1
+        return super().__getitem__(key)
+
+    def items(self):
+        self.looks += len(self)
+        return super().items()

@@ -281,9 +281,9 @@ async def test_a_failed_commit_writes_the_books_of_its_own_moment(harness):
     first = spool.settle(seal_of(entries[:1]), entries[:1])
     refuse, commit, states = spool._committer._refuse, harness.store.commit, []
 
-    def settle_another(pending, reason):
+    def settle_another(pending, *why):
         spool.settle(seal_of(entries[1:]), entries[1:])
-        refuse(pending, reason)
+        refuse(pending, *why)
 
     def keep_state(puts, deletes):
         commit(puts, deletes)
@@ -488,7 +488,7 @@ async def test_the_dedupe_window_lets_old_rows_go(harness):
     rows = list(harness.store.tags(Table.SEEN))
     assert [row_of(key) for key, _, _ in rows] == [3, 4, 5]
     again = await harness.crash()
-    assert (again.ledger.seen_count, again.take_row(Table.SEEN)) == (12, 6)
+    assert (again.ledger.seen.count, again.take_row(Table.SEEN)) == (12, 6)
 
 
 async def test_rows_can_be_dropped(harness):

@@ -1,8 +1,11 @@
 """Where a thing is, by whatever name it goes: journal, queue, letters, references and gates (promise 9)."""
 
+import tracemalloc
+from hashlib import sha256
+
 import msgspec
 import pytest
-from look_kit import DECISION, GATE_ID, Disk
+from look_kit import DECISION, EVENT, GATE_ID, Disk
 from spool_kit import entry, seal_of
 
 from agentd.identity import text_of
@@ -79,7 +82,9 @@ async def test_a_decision_by_the_id_that_its_client_gave_it(disk):
     """`decision_id` stands in the record, and in its entry."""
     found = traced(disk, "d-1")
     assert [states(record) for record in found.records] == [[State.QUEUED], [State.QUEUED, State.DEAD]]
-    assert [waiting.entry.body for record in found.records for waiting in record.waiting] == [DECISION]
+    assert [(waiting.size, waiting.entry.body) for record in found.records for waiting in record.waiting] == [
+        (len(DECISION), b"")
+    ]
 
 
 async def test_a_dead_record_is_found_with_its_letter(disk):
@@ -104,6 +109,7 @@ async def test_telemetry_is_found_while_it_waits(disk):
     """Events leave no entry of their own: the queue itself is searched for the id."""
     (record,) = traced(disk, text(6)).records
     assert (record.notes, record.waiting[0].destination, record.waiting[0].entry.kind) == ([], "cloud", "event")
+    assert record.sha256 == sha256(EVENT).digest()
     assert record.waiting[0].seal is None
 
 
@@ -223,6 +229,31 @@ async def test_many_records_are_counted(disk):
     found = traced(disk, "a", most=3)
     assert (len(found.records), found.more) == (3, len(traced(disk, "a").records) - 3)
     assert found.lanes["cloud", "run:a"].queued == 6
+
+
+async def test_a_run_however_large_takes_little_memory(disk):
+    """Neither the bodies of its records are kept nor the entries of those that have no room in the answer."""
+    spool = await disk.open(quotas={"cloud": 2**30, "local": 1})
+    for _ in range(20):
+        await disk.put(1, body=b'"' + b"x" * 2**20 + b'"')
+    for _ in range(40):
+        tasks = await disk.put(100, kind="task")
+        await spool.settle(seal_of(tasks), tasks)
+    await disk.stop()
+    tracemalloc.start()
+    try:
+        found = traced(disk, "a")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(found.records), found.more > 3800) == (200, True)
+    assert peak < 6 * 2**20
+
+
+async def test_no_more_is_counted_than_fits(disk, monkeypatch):
+    """What is left out is counted by its ids, which take room, too."""
+    monkeypatch.setattr("agentd.spool.trace.MOST_COUNTED", 2)
+    assert traced(disk, "a", most=1).more == 2
 
 
 async def test_damaged_rows_are_counted(disk):
