@@ -77,6 +77,7 @@ class _FromStatus(Collector):
         yield InfoMetricFamily("agentd_build", "The running agentd.", value={"version": __version__})
         yield _gauge("agentd_uptime_seconds", "Time since the daemon started.", status["uptime_s"])
         yield from _intake(status["intake"])
+        yield from _redaction(status.get("redaction", {}))
         yield from _spool(status["spool"], status["dead_letters"])
         yield self._records()
         yield self._verdicts()
@@ -125,6 +126,21 @@ def _intake(intake: dict[str, Any]) -> Iterator[Metric]:
     yield lost
 
 
+def _redaction(redaction: dict[str, Any]) -> Iterator[Metric]:
+    hits = CounterMetricFamily(
+        "agentd_redactions", "Secrets taken out before they were stored, by rule.", labels=("rule",)
+    )
+    for rule, count in redaction.get("hits", {}).items():
+        hits.add_metric((rule,), count)
+    yield hits
+    ids = CounterMetricFamily(
+        "agentd_redaction_ids_left", "Ids that look like secrets and were left, by field.", labels=("field",)
+    )
+    for name, count in redaction.get("ids", {}).items():
+        ids.add_metric((name,), count)
+    yield ids
+
+
 def _spool(spool: dict[str, Any], dead: dict[str, Any]) -> Iterator[Metric]:
     yield _gauge("agentd_spool_bytes", "Queued bytes on disk.", spool["bytes"])
     yield _gauge("agentd_spool_max_bytes", "What the spool may take.", spool["max_bytes"])
@@ -142,7 +158,11 @@ _BY_DESTINATION = (
     ("agentd_queue_bytes", "Bytes on disk of the records that wait.", "queued_bytes"),
     ("agentd_queue_max_bytes", "The destination's quota.", "max_bytes"),
     ("agentd_in_flight_requests", "Requests under way.", "in_flight"),
-    ("agentd_concurrency_limit", "Requests that may be under way: halved when the platform has too much to do.", "concurrency"),
+    (
+        "agentd_concurrency_limit",
+        "Requests that may be under way: halved when the platform has too much to do.",
+        "concurrency",
+    ),
 )
 
 

@@ -44,7 +44,7 @@ def read_private(path: Path, *, checked: bool = True) -> str:
 
 def _check_kind(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        raise ConfigError(f"{path}: is no file")
+        raise ConfigError(f"{path}: {'Is a directory' if stat.S_ISDIR(found.st_mode) else 'is no file'}")
 
 
 def _check_file(path: Path, found: os.stat_result) -> None:

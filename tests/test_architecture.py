@@ -67,9 +67,10 @@ ALLOWED = (
         "compat": COMMON | EQUIPMENT | ROOMS | {"gate"},
         "control": COMMON | EQUIPMENT | ROOMS | {"gate"},
         "targets": COMMON | EQUIPMENT | ROOMS,
+        "quotas": COMMON | EQUIPMENT | ROOMS,
         "fleet": COMMON | EQUIPMENT | ROOMS | {"targets"},
         "reloading": COMMON | EQUIPMENT | ROOMS | {"control", "gate", "compat", "targets", "fleet"},
-        "daemon": COMMON | EQUIPMENT | ROOMS | {"control", "gate", "compat", "targets", "fleet", "reloading"},
+        "daemon": COMMON | EQUIPMENT | ROOMS | {"control", "gate", "compat", "targets", "fleet", "reloading", "quotas"},
         "client": COMMON,
         "sandbox": COMMON | {"client"},  # never what it is to check: platforms, spool, delivery, intake, daemon
         "cli": COMMON | EQUIPMENT | ROOMS | {"control", "daemon", "targets", "gate", "compat", "client", "sandbox"},

@@ -21,7 +21,9 @@ from agentd.config_checks import read_tokens
 from agentd.errors import AgentdError, ConfigError
 from agentd.exchange import check_options
 from agentd.paths import MAX_SOCKET_PATH
-from agentd.sections import Config, Destination, Listen, Loaded, Secret, SpoolConfig
+from agentd.redact.build import build_redactor
+from agentd.redact.keys import name_of
+from agentd.sections import Config, Destination, Listen, Loaded, Redact, Secret, SpoolConfig
 from agentd.units import format_duration, format_size
 from agentd.variables import KEY_VARIABLES
 
@@ -76,6 +78,7 @@ def examine(loaded: Loaded, env: Mapping[str, str], uid: int) -> Iterator[Findin
     yield from _try("[listen]", _http, loaded.config, env)
     yield from _spool(loaded.config.spool, uid)
     yield from _times(loaded.config)
+    yield from _try("[redact]", _redact, loaded.config.redact, env)
     if not loaded.config.destinations:
         yield Finding(
             "error",
@@ -190,6 +193,28 @@ def _times(config: Config) -> Iterator[Finding]:
         yield Finding(
             "warning", "[runs]", "keep is shorter than [retry] max: a run would be forgotten between two tries"
         )
+
+
+def _redact(about: str, config: Redact, env: Mapping[str, str]) -> Iterator[Finding]:
+    """The rules in force; the key is read and let go."""
+    redactor = build_redactor(config, env, about)
+    if not redactor.version:
+        yield Finding("warning", about, "no keys and no patterns: secrets in records are stored as they come")
+        return
+    rules = redactor.rules
+    forms = ", ".join(dict.fromkeys(pattern.name for pattern in rules.patterns)) or "none"
+    by_name = (
+        f"{len(rules.keys.globs)} names ({', '.join(dict.fromkeys(map(name_of, rules.keys.globs)))})"
+        if rules.keys.globs
+        else "no names"
+    )
+    yield Finding("ok", about, f"mode {config.mode}, rules {redactor.version:08x}: forms {forms}; {by_name}")
+    for pattern in rules.patterns:
+        if pattern.own and not pattern.needles:
+            yield Finding(
+                "warning", about,
+                f"pattern {pattern.name!r} holds no text of 3 characters in every match: it is tried on each record, at some µs more",
+            )  # fmt: skip
 
 
 def _destination(name: str, destination: Destination, env: Mapping[str, str]) -> Iterator[Finding]:

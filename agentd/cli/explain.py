@@ -107,7 +107,9 @@ def report(judged: Sequence[Judged], outlooks: dict[str, Outlook]) -> Iterator[s
 def _fate(one: Judged) -> str:
     if one.refused:
         return f"refused: {one.refused}"
-    return "seen before: accepted, and stored once" if one.repeats else f"to {', '.join(one.to)}"
+    redacted = ", ".join(f"{rule} {count}" for rule, count in sorted(one.redacted.items()))
+    fate = "seen before: accepted, and stored once" if one.repeats else f"to {', '.join(one.to)}"
+    return f"{fate} (redacted: {redacted})" if redacted else fate
 
 
 def _request(request: Planned) -> Iterator[str]:

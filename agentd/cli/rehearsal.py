@@ -30,7 +30,8 @@ from agentd.intake.routing import Table
 from agentd.outcomes import Cause
 from agentd.queued import DEAD, KNOWN, Entry, Ref, made_up
 from agentd.records import INTRODUCES, LossClass, Record, kind_of
-from agentd.sections import Config, Secret
+from agentd.redact.build import build_redactor
+from agentd.sections import Config, Redact, Secret
 from agentd.targets import Target, targets_of
 
 MASK = "***"
@@ -46,6 +47,7 @@ class Judged(Struct, omit_defaults=True):
     to: list[str] = []
     refused: str = ""
     repeats: bool = False  # its id has been seen: accepted again, stored once
+    redacted: dict[str, int] = {}  # the redaction rules that hit, and how often
 
 
 class Planned(Struct):
@@ -256,6 +258,11 @@ def _without_secrets(config: Config) -> Config:
     )
 
 
+def _masking(config: Redact) -> Redact:
+    """The same rules; tags need the key, which is not read here."""
+    return msgspec.structs.replace(config, mode="mask" if config.mode == "hash" else config.mode, key=None)
+
+
 def _admit(
     items: Sequence[Record | RecordError],
     config: Config,
@@ -273,16 +280,19 @@ def _admit(
         AdmitLimits(int(intake.max_record_bytes), intake.max_depth),
         lambda: UUID(int=next(numbers)).bytes,
         (),
+        redactor=build_redactor(_masking(config.redact), {}),
     )
     peer = Peer(os.getuid(), os.getgid(), os.getpid())
     judged: list[Judged] = []
     copies: dict[str, list[Entry]] = {}
     for place, item in enumerate(items, 1):
         stage.place = place
-        outcome = admission.admit([(0, item)], peer, "explain", begun_us)
+        hits: dict[int, Mapping[str, int]] = {}
+        outcome = admission.admit([(0, item)], peer, "explain", begun_us, hits=hits)
         kind = "" if isinstance(item, RecordError) else kind_of(item)
         refused = "".join(rejected.error for rejected in outcome.rejected)
-        judged.append(Judged(place, kind, list(outcome.copies), refused, repeats=bool(outcome.repeats)))
+        found = dict(hits.get(0, {}))
+        judged.append(Judged(place, kind, list(outcome.copies), refused, repeats=bool(outcome.repeats), redacted=found))
         for name, entries in outcome.copies.items():
             copies.setdefault(name, []).extend(entries)
     return judged, copies

@@ -104,6 +104,10 @@ def _record(record: dict[str, Any]) -> list[str]:
         f"{record['kind']} {record['id']}, {agent}{run}, uid {record['uid']}",
         f"  {occurred}received {record['received_at']}, sha256 {record['sha256']}",
     ]
+    if record.get("redacted"):
+        shown.append(
+            "  redacted: " + ", ".join(f"{rule} {count}" for rule, count in sorted(record["redacted"].items()))
+        )
     for place in record["destinations"]:
         shown.append(f"  {place['destination'] or '(intake)'}: {_state(place)}")
         if len(place["history"]) > 1:

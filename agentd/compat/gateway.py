@@ -92,7 +92,10 @@ class Gateway:
         except (web.HTTPException, ConnectionError):
             raise
         except Exception:  # the last resort: the SDK wants its platform's envelope
-            log.exception("%s: %s %s failed", stand.name, request.method, request.path)
+            log.exception(
+                "%s: %s %s failed", stand.name, request.method, request.path,
+                extra={"action": "defect", "destination": stand.name},
+            )  # fmt: skip
             return _refuse(stand, Why.INTERNAL, "internal error; the daemon's log has it")
 
     async def _answer(self, request: web.Request, stand: Stand) -> web.StreamResponse:

@@ -123,6 +123,7 @@ class DaemonControl:
             "reloads": self.reloads.document(),
             "spool": self._spool_status(),
             "intake": self._intake_status(),
+            "redaction": self._sink.admission.redactor.document(),
             "destinations": destinations,
             "dead_letters": {
                 "records": self._spool.dead_count,

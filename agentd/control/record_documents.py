@@ -126,6 +126,7 @@ def _facts(record: Traced) -> dict[str, Any]:
                 "occurred_at": _time(note.occurred_us),
                 "received_at": _time(note.admitted_us),
                 "sha256": note.sha256.hex(),
+                "redacted": next((one.redactions for one in record.notes if one.redactions), {}),
             }
     stored = record.waiting[0].entry if record.waiting else record.letters[0][1]
     kind, _, name = stored.lane.partition(":")
@@ -136,6 +137,7 @@ def _facts(record: Traced) -> dict[str, Any]:
         "occurred_at": None,
         "received_at": _time(stored.admitted_us),
         "sha256": record.sha256.hex(),
+        "redacted": {},
     }
 
 

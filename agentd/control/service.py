@@ -71,6 +71,7 @@ class Service:
 
     async def __aenter__(self) -> Self:
         if self._notifier:
+            self._vitals.look(self._parts())  # what the first look is compared with
             self._task = asyncio.create_task(self._run(), name="service manager")
         return self
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from agentd.delivery.lanes import Lane
 from agentd.exchange import Lost, Response
+from agentd.identity import text_of
 from agentd.outcomes import Cause
 from agentd.queued import Death, Entry, Seal
 
@@ -21,6 +22,20 @@ class Counts(Struct):
     retries: int = 0
     records: int = 0
     latency_s: float = 0.0
+
+
+def about(
+    destination: str, action: str, lane: Lane | None = None, seal: Seal | None = None, entries: Sequence[Entry] = ()
+) -> dict[str, object]:
+    """What a line of the log is about: `batch` is the key that the platform sees, `record_id` stands where it is one record alone."""
+    fields: dict[str, object] = {"action": action, "destination": destination}
+    if lane is not None:
+        fields["lane"] = lane.key
+    if seal is not None:
+        fields["batch"] = seal.key
+    if len(entries) == 1:
+        fields["record_id"] = text_of(entries[0].record_id)
+    return fields
 
 
 def size_of(entries: Sequence[Entry]) -> int:

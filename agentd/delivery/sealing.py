@@ -178,7 +178,7 @@ class Sealer:
             "%s: batch %s encodes to other bytes than it was sealed with",
             self.settings.name,
             seal.key,
-            extra={"action": "reseal"},
+            extra={"action": "reseal", "destination": self.settings.name, "lane": seal.lane, "batch": seal.key},
         )
         return self.platform.encode(call, entries, self._context())
 

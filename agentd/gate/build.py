@@ -92,7 +92,12 @@ def build_keeper(
 
 
 def follow(
-    keeper: Keeper, sites: Mapping[str, Site], config: Config, *, ways: Mapping[str, Outlet], trusted_uids: Iterable[int]
+    keeper: Keeper,
+    sites: Mapping[str, Site],
+    config: Config,
+    *,
+    ways: Mapping[str, Outlet],
+    trusted_uids: Iterable[int],
 ) -> None:
     """The same keeper by another configuration."""
     keeper.follow(_desks(sites, config, ways), _limits(config), trusted_uids, **_times(config))

@@ -199,7 +199,9 @@ class Connection(asyncio.Protocol):
                 self._complain(Fault.MALFORMED, str(error), error.seq)
             self._shared.sink.keep(error.raw, str(error), self._peer, self._dialect or Dialect.LINES)
         except Exception:  # noqa: BLE001 - a fault of ours costs this message, not the connection
-            _log.exception("a message of uid %d could not be submitted", self._peer.uid)
+            _log.exception(
+                "a message of uid %d could not be submitted", self._peer.uid, extra={"action": "defect"}
+            )
             self._send({"error": "internal error; the daemon's log has it"})
         else:
             self._track(future, len(data), message.seq)
@@ -240,7 +242,9 @@ class Connection(asyncio.Protocol):
             ack = future.result()
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever it was, the client hears "not stored"
             if not isinstance(error, AgentdError | asyncio.CancelledError):
-                _log.error("a message of uid %d was not stored", self._peer.uid, exc_info=error)
+                _log.error(
+                    "a message of uid %d was not stored", self._peer.uid, exc_info=error, extra={"action": "defect"}
+                )
             reason = str(error) if isinstance(error, AgentdError) else "internal error; nothing is known to be stored"
             self._send({"seq": seq, "error": reason} if seq is not None else {"error": reason})
         else:

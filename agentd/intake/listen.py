@@ -260,7 +260,12 @@ class Acceptor:
                 return
             except OSError as error:
                 # The kernel keeps calling the socket readable: without a pause this would be a busy loop.
-                _log.warning("accept: %s; the next try is in %.0f s", error.strerror, ACCEPT_PAUSE_S)
+                _log.warning(
+                    "accept: %s; the next try is in %.0f s",
+                    error.strerror,
+                    ACCEPT_PAUSE_S,
+                    extra={"action": "accept_failed"},
+                )
                 self._loop.remove_reader(self._sock)
                 self._pause = self._loop.call_later(ACCEPT_PAUSE_S, self._resume)
                 return

@@ -152,7 +152,7 @@ class HttpProtocol(web.RequestHandler):
             self.shared.sink.refuse(Fault.MALFORMED, f"HTTP: {text}", self._peer)
             response = error_answer(status, "bad_request", text)
         else:
-            _log.error("a request failed", exc_info=exc)
+            _log.error("a request failed", exc_info=exc, extra={"action": "defect"})
             response = error_answer(status, "internal", "internal error; the daemon's log has it")
         response.headers["Server"] = "agentd"
         response.force_close()

@@ -88,7 +88,7 @@ async def _in_our_form(request: web.Request, handler: _Handler) -> web.StreamRes
         except ConnectionError:
             raise  # the client is gone
         except Exception:  # noqa: BLE001 - the last resort: aiohttp's own answer would be no JSON
-            _log.exception("%s %s failed", request.method, request.path)
+            _log.exception("%s %s failed", request.method, request.path, extra={"action": "defect"})
             response = error_answer(500, "internal", "internal error; the daemon's log has it")
     if isinstance(protocol, HttpProtocol) and protocol.ended:
         response.force_close()

@@ -64,7 +64,10 @@ class Server:
         """
         intake, loop = self._config.intake, asyncio.get_running_loop()
         if raise_file_limit() < intake.max_connections + _SPARE_FILES:
-            _log.warning("the limit of open files is too low for intake.max_connections = %d", intake.max_connections)
+            _log.warning(
+                "the limit of open files is too low for intake.max_connections = %d", intake.max_connections,
+                extra={"action": "few_files"},
+            )  # fmt: skip
         if sockets is None:
             self._unix = UnixListener(self._config.listen)
         self._sockets = [self._unix.socket] if self._unix is not None else list(sockets or ())
@@ -151,7 +154,7 @@ class Server:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
         except OSError as error:
-            _log.warning("a connection was lost before it began: %s", error)
+            _log.warning("a connection was lost before it began: %s", error, extra={"action": "connection_lost"})
             sock.close()
             self._leave(connection)
 

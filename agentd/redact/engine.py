@@ -16,6 +16,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
+from typing import Any
 
 from msgspec import Struct
 
@@ -97,6 +98,17 @@ class Redactor:
     @property
     def mode(self) -> Mode:
         return self.rules.marker.mode
+
+    def document(self) -> dict[str, Any]:
+        """For the status: what is in force, and what it has found since the start, by rule; `ids` were left, by field."""
+        return {
+            "version": self.version,
+            "mode": self.mode if self.version else "off",
+            "keys": len(self.rules.keys.globs),
+            "patterns": len({pattern.name for pattern in self.rules.patterns}),
+            "hits": dict(sorted(self.counts.items())),
+            "ids": dict(sorted(self.ids.items())),
+        }
 
     def records(self, bodies: Sequence[bytes]) -> dict[int, Redacted]:
         """By index, the records that hold a secret, without it. All others are to be taken as they are."""

@@ -13,12 +13,12 @@ import time
 import uuid
 
 import pytest
-from harness import http_call, wait_for
+from harness import AGENT, http_call, wait_for
 from strangers_kit import ADMIN, HOSTILE, OTHER, VICTIM, User, ask, connect, frame, note, pushed, receive, said
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two other users")
 FACES = ("agentos",)
-PEERS = "security.peers"
+MALLORY = "1a0c2a1e-8a7c-4d3f-9a55-2f1f0c6b7a22"
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ def test_a_slow_loris_is_ended(world, host, begins):
 @pytest.mark.parametrize(
     ("attempt", "data", "cause"),
     [
-        ("a frame that says it has 2 GiB", b"\x00" + b"\x7f\xff\xff\xff", "oversized"),
+        ("a frame that says it has 16 MiB where 1 MiB is allowed", b"\x00\xff\xff\xff", "oversized"),
         ("a line of 20 MiB", b"{" + b" " * (20 * 2**20), "oversized"),
         ("10,000 lines of garbage", b"{nonsense}\n" * 10_000, "malformed"),
         ("a first byte that is none", b"\xff" * 1000, "no_dialect"),
@@ -253,14 +253,10 @@ def test_a_slow_loris_is_ended(world, host, begins):
 )
 def test_garbage_is_answered_and_counted(world, host, attempt, data, cause):
     """Whatever it is: a line of error, a count by its cause, the end of the connection where nothing can follow, and nobody waits."""
-    daemon = host()
+    daemon = host(intake={"max_frame_bytes": 2**20})
     victim = Victim(world, daemon)
-    answer = b""
     with connect(daemon.socket, HOSTILE) as link:
-        reader = threading.Thread(target=lambda: None)
-        with contextlib.suppress(OSError):
-            pushed(link, data, 5)
-        reader.run()
+        pushed(link, data, 5)
         worst = victim.events(5)
         link.setblocking(True)
         answer = said(link, 1)
@@ -306,30 +302,31 @@ def test_nobody_fills_a_queue_for_the_others(world, host):
     world.platform.down()
     victim = Victim(world, daemon)
     victim.events(20)
-    taken = 0
     with connect(daemon.socket, HOSTILE) as link:
-        for level in ("info", "warn"):
-            for seq in range(1, 400):
-                answer = ask(link, seq + 400 * (level == "warn"), [event("flood", 50_000, level)] * 4)
-                taken += answer["accepted"]
-                if answer["accepted"] == 0:
-                    break
+        start = world.ledger.start("flood")
+        assert ask(link, 1, [start])["accepted"] == 1
+        world.ledger.took([start])
+    taken = seq = 0
+    with connect(daemon.socket, HOSTILE) as link:
+        for level in ["info"] * 60 + ["warn"] * 60:
+            events = world.ledger.events_of("flood", 4, size=50_000, level=level)
+            answer = ask(link, seq := seq + 1, events)
+            refused = {rejected["index"] for rejected in answer.get("rejected", [])}
+            world.ledger.took(one for index, one in enumerate(events) if index not in refused)
+            taken += answer["accepted"]
         assert answer["rejected"][0]["error"] == "spool full"
     victim.events(50)
     victim.end()
     books = daemon.status()["destinations"]["agentos"]
     assert books["shed"] > 0  # his own info events
-    dropped = {"kind": "run.start", "run_id": "flood"}
-    with connect(daemon.socket, HOSTILE) as link:
-        ask(link, 1, [dropped])
     world.platform.up()
+    daemon.drained(60)
     wait_for(lambda: (world.platform.run("victim") or {"terminals": []})["terminals"], 20)
     assert sum(e["type"] != "agentd.lost" for e in world.platform.run("victim")["events"]) == 70
     note(
         "filling the queue with events that are never shed",
         f"`spool full` at three quarters of the quota ({taken} taken, {books['shed']} of his own shed); the victim's 70 events all arrived",
     )
-    daemon.drained(60)
 
 
 def test_a_flood_of_ids_makes_nobody_forgotten(world, host):
@@ -381,7 +378,11 @@ def test_another_users_stream_is_his_own(world, host):
 
 def test_nobody_is_somebody_else(world, host):
     """Another's agent, another's run, another's run as one's own by `owns_runs`, a pid of one's choice: refused or without effect."""
-    daemon = host(rules=[(HOSTILE, ["mallory"]), (VICTIM, ["billing"])], runs={"orphan_grace": "300ms"})
+    daemon = host(
+        rules=[(HOSTILE, ["mallory"]), (VICTIM, ["billing"])],
+        runs={"orphan_grace": "300ms"},
+        destination={"agents": {"billing": AGENT, "mallory": MALLORY}},
+    )
     victim = Victim(world, daemon)
     with connect(daemon.socket, HOSTILE) as link:
         spoofed = ask(link, 1, [event("x") | {"agent_id": "billing"}])

@@ -33,6 +33,17 @@ base_url = "{SANDBOX}/agentos"
 agent_id = "{AGENT}"
 api_key = {{ credential = "agentos" }}
 """
+_RESET = f"""\
+systemctl stop agentd.socket agentd.service
+rm -rf /var/lib/agentd /etc/systemd/system/agentd.*.d
+systemctl daemon-reload
+systemctl reset-failed
+systemctl start agentd.socket
+curl -sS -o /dev/null -X POST {SANDBOX}/_sandbox/reset
+curl -sS -o /dev/null -X DELETE {SANDBOX}/_sandbox/faults
+journalctl --quiet --rotate
+journalctl --quiet --vacuum-time=1s
+"""
 _SANDBOX_UNIT = f"[Service]\nDynamicUser=yes\nExecStart={AGENTD} sandbox\n"
 _AGENT = '''\
 """An agent: begins a run, emits numbered events at a steady rate, ends it, and says what became of them."""
@@ -109,17 +120,9 @@ class Host:
 
     def reset(self):
         """As it was after the installation."""
-        self.systemctl("stop", "agentd.socket", "agentd.service")
-        self.drop_in("")
-        self.drop_in("", "agentd.socket")
         self.configure(CONFIG)
         self.booted.write("/etc/agentd/credentials/agentos", f"{KEY}\n", 0o600)
-        self.run("rm", "-rf", "/var/lib/agentd")
-        self.systemctl("reset-failed")
-        self.systemctl("start", "agentd.socket")
-        self.booted.http(f"{SANDBOX}/_sandbox/reset", "-X", "POST")
-        self.booted.http(f"{SANDBOX}/_sandbox/faults", "-X", "DELETE")
-        self.run("journalctl", "--rotate", "--vacuum-time=1s")
+        self.run("sh", "-ec", _RESET)
 
     def configure(self, text):
         self.booted.write("/etc/agentd/agentd.toml", text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from pathlib import Path
 
@@ -162,17 +161,17 @@ def test_it_can_write_to_its_state_and_nowhere_else(host):
 
 def test_a_stop_sends_what_is_queued_and_leaves_the_rest(host):
     """Promise 7 within TimeoutStopSec, which a longer drain extends: the result is success, and nothing is lost."""
-    host.configure(CONFIG + '\n[shutdown]\ndrain_timeout = "6s"\n')
+    host.configure(CONFIG + '\n[shutdown]\ndrain_timeout = "3s"\n')
     host.drop_in("[Service]\nTimeoutStopSec=1\n")
     host.systemctl("start", "agentd")
-    host.faults("latency=400ms")
+    host.faults("latency=700ms")
     agents = [host.agent(f"late{number}", 600) for number in range(3)]
     for agent in agents:
         finished(agent)
     begun = time.monotonic()
     host.systemctl("stop", "agentd.socket", "agentd.service")
     took = time.monotonic() - begun
-    assert 1.5 < took < 12, took
+    assert 2 < took < 12, took
     assert (host.property("Result"), host.property("ExecMainStatus")) == ("success", "0")
     said = host.journal(lines=300)
     assert "stay on disk for the next start" in said
@@ -199,6 +198,7 @@ def test_a_reload_keeps_serving(host):
         host.configure(CONFIG + '\n[batch]\nmax_events = "many"\n')
         host.systemctl("reload", "agentd")
         wait_for(lambda: "not reloaded" in host.property("StatusText"), 10, lambda: host.property("StatusText"))
+        host.configure(CONFIG)
         link.sendall(b'{"seq":2,"records":[]}\n')
         assert json.loads(link.recv(4096)) == {"seq": 2, "accepted": 0}
     assert finished(agent)["dropped"] == 0
@@ -213,17 +213,17 @@ def test_a_reload_keeps_serving(host):
 def test_a_wrong_configuration_is_said_and_taken_up_once_it_is_right(host):
     """A client that waits meanwhile makes no start after start of it, and is served in the end."""
     host.configure(CONFIG + "\n[batch]\nmax_evnts = 7\n")
-    answer = []
-    waiting = threading.Thread(target=lambda: answer.append(host.emit("run.start", "run_id=patient", check=False)))
-    waiting.start()
-    wait_for(lambda: int(host.property("NRestarts")) >= 2)
-    wait_for(lambda: "'max_evnts' is unknown" in host.journal())
-    starts = host.journal(lines=500).count("Starting agentd.service")
-    assert starts <= 5
-    host.configure(CONFIG)
-    host.wait_for_state("active")
-    waiting.join(20)
-    wait_for(lambda: host.told("patient"))  # it was in the socket, whatever its sender has waited for
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(host.path(SOCKET))
+        link.settimeout(30)
+        link.sendall(b'{"seq":1,"records":[{"kind":"run.start","run_id":"patient"}]}\n')
+        begun = time.monotonic()
+        wait_for(lambda: int(host.property("NRestarts")) >= 2)
+        assert time.monotonic() - begun > 3, "RestartSec= lies between two starts, whoever waits"
+        assert "'max_evnts' is unknown" in host.journal()
+        host.configure(CONFIG)
+        assert json.loads(link.recv(4096)) == {"seq": 1, "accepted": 1}
+    assert host.property("ActiveState") == "active"
 
 
 def test_an_agent_that_dies_is_noticed_over_a_restart(host):
@@ -240,11 +240,14 @@ def test_an_agent_that_dies_is_noticed_over_a_restart(host):
 
 def test_a_start_that_hangs_is_ended(host):
     """TimeoutStartSec= counts where recovery makes no progress: no timer of ours puts it off."""
-    host.drop_in("[Service]\nTimeoutStartSec=3\nRestart=no\nEnvironment=AGENTD_HANG_AT=recovery.opened\n")
+    host.drop_in(
+        "[Service]\nTimeoutStartSec=3\nTimeoutStopSec=1\nRestart=no\nEnvironment=AGENTD_HANG_AT=recovery.locked\n"
+    )
     begun = time.monotonic()
     host.systemctl("start", "agentd", check=False)
     assert host.property("Result") == "timeout"
-    assert time.monotonic() - begun < 40
+    assert time.monotonic() - begun < 15
+    assert "no progress" in host.journal()
 
 
 def test_the_units_are_as_closed_as_they_can_be(host):

@@ -68,7 +68,19 @@ def luhn(digits: str) -> str:
 
 
 def _card(rng: random.Random) -> str:
-    begin, size = rng.choice([("4", 16), ("51", 16), ("2221", 16), ("34", 15), ("37", 15), ("6011", 16), ("3528", 16), ("36", 14), ("62", 16)])
+    begin, size = rng.choice(
+        [
+            ("4", 16),
+            ("51", 16),
+            ("2221", 16),
+            ("34", 15),
+            ("37", 15),
+            ("6011", 16),
+            ("3528", 16),
+            ("36", 14),
+            ("62", 16),
+        ]
+    )
     digits = luhn(begin + _of(rng, string.digits, size - len(begin) - 1))
     mark = rng.choice(["", " ", "-"])
     if size == 16:
@@ -139,9 +151,26 @@ def planted(seed: int = 7, rounds: int = 4) -> list[Planted]:
                     Planted(rule, secret, {"line": f"run with {name}={secret} please"}, "assigned"),
                 ]  # fmt: skip
         aws = _mixed(rng, BASE64, 40)
-        cases.append(Planted("aws-secret", aws, {"id": "AK" + "IA" + _of(rng, UPPER, 16), "text": f"and {aws} with it"}, "beside its id"))
+        cases.append(
+            Planted(
+                "aws-secret",
+                aws,
+                {"id": "AK" + "IA" + _of(rng, UPPER, 16), "text": f"and {aws} with it"},
+                "beside its id",
+            )
+        )
         azure = _mixed(rng, BASE64, 86) + "=="
-        cases.append(Planted("azure-key", azure, {"text": f"DefaultEndpointsProtocol=https;AccountName=x;Account" f"Key={azure};EndpointSuffix=core.windows.net"}, "connection string"))
+        cases.append(
+            Planted(
+                "azure-key",
+                azure,
+                {
+                    "text": f"DefaultEndpointsProtocol=https;AccountName=x;Account"
+                    f"Key={azure};EndpointSuffix=core.windows.net"
+                },
+                "connection string",
+            )
+        )
         word = _of(rng, ALNUM, 14) + "7"
         cases += [
             Planted("url-password", word, {"dsn": f"postgres://app:{word}@db.internal:5432/app"}, "url"),
