@@ -48,8 +48,8 @@ from agentd.intake.reload import add_reload
 from agentd.intake.server import Server
 from agentd.intake.sink import SpoolSink
 from agentd.intake.streams import Streams
-from agentd.redact.build import build_redactor
 from agentd.quotas import Quotas
+from agentd.redact.build import build_redactor
 from agentd.reloading import Fresh, Parts, Reloader, admit_limits, table_of, told, trusted_uids
 from agentd.sections import Loaded
 from agentd.signals import signals_to

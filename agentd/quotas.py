@@ -105,7 +105,7 @@ class Quotas:
             "per_day": None if seen.per_day is None else round(seen.per_day, 1),
             "reached": seen.reached,
             "reached_at": None if seen.reached_s is None else rfc3339(seen.reached_s),
-            "resets_at": rfc3339(seen.resets_s),
+            "resets_at": None if seen.resets_s is None else rfc3339(seen.resets_s),
         }
         return {"quota": facts, "forecast": seen.sentence(metered.cap, now_s)}
 

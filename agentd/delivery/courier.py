@@ -73,12 +73,13 @@ class Courier:
         self._share = share
         self._observe: Callable[[str, float, int], None] = lambda _verdict, _seconds, _records: None
         self._wake = asyncio.Event()
+        self._name = settings.name
         self._about = partial(about, settings.name)
         self._suspended = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
-        return f"<Courier {self.settings.name} {self.circuit.health} {self.lanes!r}>"
+        return f"<Courier {self._name} {self.circuit.health} {self.lanes!r}>"
 
     # -- what the others tell it -------------------------------------------------------------------------------------
 
@@ -141,7 +142,7 @@ class Courier:
     def letters_left(self) -> None:
         """Dead letters have left their room: a pause for want of it is over."""
         if self.circuit.lift(_LETTERS_FULL):
-            log.info("%s: the dead letters have room again", self.settings.name, extra=self._about("resumed"))
+            log.info("%s: the dead letters have room again", self._name, extra=self._about("resumed"))
             self._wake.set()
 
     def status(self) -> tuple[str, str | None, float | None]:
@@ -230,7 +231,7 @@ class Courier:
     def _start(self, lane: Lane, seal: Seal | None, entries: list[Entry]) -> None:
         self.lanes.begin(lane)
         lane.leave = self.throttle.begin()
-        task = asyncio.create_task(self._deliver(lane, seal, entries), name=f"deliver {self.settings.name} {lane.key}")
+        task = asyncio.create_task(self._deliver(lane, seal, entries), name=f"deliver {self._name} {lane.key}")
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._delivered(lane, done))
 
@@ -240,9 +241,7 @@ class Courier:
         self.throttle.end(lane.leave)
         if not task.cancelled() and (error := task.exception()) is not None:
             # a defect of ours: the lane rests, nothing is lost, and the log has the whole of it
-            log.error(
-                "%s: %s: %r", self.settings.name, lane.key, error, exc_info=error, extra=self._about("defect", lane)
-            )
+            log.error("%s: %s: %r", self._name, lane.key, error, exc_info=error, extra=self._about("defect", lane))
             lane.failures += 1
             self._hold(lane, Hold.BACKOFF, self.settings.backoff.step(lane.failures + 4), f"defect: {error!r}")
         elif lane.hold is None:
@@ -346,7 +345,7 @@ class Courier:
         lane.history = []
         self.counts.records += len(entries)
         if self.circuit.delivered(self._clock()):
-            log.info("%s: delivers again", self.settings.name, extra=self._about("resumed", lane, seal))
+            log.info("%s: delivers again", self._name, extra=self._about("resumed", lane, seal))
             self.lanes.forgive()  # what failed with everything else is no poison
             self._release()
         reached(Point.SETTLE_BEGUN)
@@ -362,9 +361,7 @@ class Courier:
         self.counts.retries += 1
         if verdict.scope is Scope.DESTINATION:  # says nothing of this batch: the lane's own failures are not counted
             if self.circuit.health is Health.OK:
-                log.warning(
-                    "%s: %s; waiting", self.settings.name, verdict.reason, extra=self._about("waiting", lane, seal)
-                )
+                log.warning("%s: %s; waiting", self._name, verdict.reason, extra=self._about("waiting", lane, seal))
             self.circuit.wait(now, self._share(), verdict.reason, verdict.after_s)
             return  # the lane stays ready: the first one is the probe
         lane.failed(now, self.counts.requests, self.counts.retries)
@@ -389,21 +386,15 @@ class Courier:
             self._hold(lane, Hold.FORBIDDEN, self.settings.backoff.step(lane.failures + 4), verdict.reason)
             self.circuit.forbidden(now, lane.key, verdict.reason)
         if was is not Health.PAUSED and self.circuit.health is Health.PAUSED:
-            log.error(
-                "%s: paused: %s; everything is kept",
-                self.settings.name,
-                verdict.reason,
-                extra=self._about("paused", lane),
-            )
+            told = self._about("paused", lane)
+            log.error("%s: paused: %s; everything is kept", self._name, verdict.reason, extra=told)
 
     async def _reject(
         self, cause: Cause, reason: str, lane: Lane, seal: Seal, entries: list[Entry], answer: Response | Lost
     ) -> None:
         now = self._clock()
         if self._outbox.dead_room(size_of(entries)) and not self.circuit.refused(now, lane.key, reason):
-            log.error(
-                "%s: paused: %s", self.settings.name, self.circuit.reason, extra=self._about("paused", lane, seal)
-            )
+            log.error("%s: paused: %s", self._name, self.circuit.reason, extra=self._about("paused", lane, seal))
             return
         if cause is Cause.REJECTED and self._has_ended(entries[0]):
             cause = Cause.RUN_ENDED
@@ -417,10 +408,10 @@ class Courier:
     async def _bury(self, lane: Lane, seal: Seal | None, entries: Sequence[Entry], death: Death) -> None:
         if not self._outbox.dead_room(size_of(entries)):
             self.circuit.pause(self._clock(), _LETTERS_FULL, _RESERVED_S)
-            log.error("%s: paused: %s", self.settings.name, _LETTERS_FULL, extra=self._about("paused", lane, seal))
+            log.error("%s: paused: %s", self._name, _LETTERS_FULL, extra=self._about("paused", lane, seal))
             return
         log.warning(
-            "%s: %d records of %s are dead: %s", self.settings.name, len(entries), lane.key, death.reason,
+            "%s: %d records of %s are dead: %s", self._name, len(entries), lane.key, death.reason,
             extra={**self._about("buried", lane, seal, entries), "cause": str(death.cause)},
         )  # fmt: skip
         self.lanes.succeeded(lane)
@@ -447,9 +438,7 @@ class Courier:
             reason = f"defect in the {self.platform.name} adapter: {alone!r}"
             if not self.circuit.refused(self._clock(), lane.key, reason):
                 return False
-            log.error(
-                "%s: %s", self.settings.name, reason, exc_info=error, extra=self._about("defect", lane, None, [entry])
-            )
+            log.error("%s: %s", self._name, reason, exc_info=error, extra=self._about("defect", lane, None, [entry]))
             await self._bury(lane, None, [entry], Death(Cause.UNENCODABLE, reason))
             return True
         return False

@@ -82,12 +82,13 @@ class Forecast(Struct, frozen=True):
     per_day: float | None
     reached: bool
     reached_s: float | None  # when it will be, if it is before `resets_s`
-    resets_s: float
+    resets_s: float | None  # None where it is reached and the platform does not say
 
     def sentence(self, cap: str, now_s: float) -> str | None:
         """For people; None where nothing is to be feared. `cap` is what the cap is called."""
         if self.reached:
-            return f"{cap} is used up; it is fresh again {_day(self.resets_s, now_s)}"
+            until = "" if self.resets_s is None else f"; it is fresh again {_day(self.resets_s, now_s)}"
+            return f"{cap} is used up{until}"
         if self.reached_s is None or self.left is None or self.per_day is None:
             return None
         at = _day(self.reached_s, now_s)
@@ -97,14 +98,14 @@ class Forecast(Struct, frozen=True):
 def forecast(quota: Quota, cap: int | None, now_s: float) -> Forecast:
     """`cap` is the configured `monthly_cap`; what the platform says of what is left goes before it."""
     quota.roll(now_s)
-    resets_s = quota.resets_s or _month_end(now_s)
     left = quota.left
     if left is None and cap is not None:
         left = max(0, cap - quota.used)
     reached = quota.reached or left == 0
+    resets_s = None if quota.reached and quota.resets_s is None else quota.resets_s or _month_end(now_s)
     per_day = quota.per_day(now_s)
     reached_s = None
-    if not reached and left is not None and per_day:
+    if not reached and left is not None and per_day and resets_s is not None:
         at = now_s + left / per_day * _DAY_S
         reached_s = at if at < resets_s else None
     return Forecast(quota.used, quota.counted_s, cap, left, per_day, reached, reached_s, resets_s)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -128,10 +127,3 @@ def until_s(answer: Response, body: Mapping[str, Any], attempt: Attempt) -> floa
     """How long a cap lasts by what the answer says; None if it says nothing that makes sense."""
     wait = _reset_s(answer, attempt.now_s) or _seconds_in(body) or retry_after(answer.headers, attempt.now_s)
     return None if not wait else min(max(wait, _MIN_PAUSE_S), _MAX_PAUSE_S)
-
-
-def next_month_s(now_s: float) -> float:
-    """Seconds until the next month begins in UTC."""
-    now = datetime.fromtimestamp(now_s, UTC)
-    year, month = (now.year + 1, 1) if now.month == 12 else (now.year, now.month + 1)  # noqa: PLR2004 - December
-    return max(datetime(year, month, 1, tzinfo=UTC).timestamp() - now_s, _MIN_PAUSE_S)

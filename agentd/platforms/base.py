@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import email.utils
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 
 import msgspec
 from msgspec import Raw
@@ -15,6 +15,7 @@ from msgspec import Raw
 from agentd.exchange import ANSWER_BYTES, Attempt, Call, Lost, Response
 from agentd.outcomes import Cause, Delivered, Pause, Reject, Retry, Scope, Split, Verdict
 
+_MIN_PAUSE_S = 60.0  # no probe a second while a month turns
 _TRANSIENT = frozenset({408, 425})
 _MAX_RETRY_AFTER_S = (
     3600.0  # a server that says "next year" is asked again in an hour; a cap's reset comes by its own field
@@ -78,6 +79,13 @@ def retry_after(headers: Mapping[str, str], now_s: float) -> float | None:
             return None
         wait = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now_s
     return min(max(wait, 0.0), _MAX_RETRY_AFTER_S) if wait == wait else None  # noqa: PLR0124 - NaN
+
+
+def next_month_s(now_s: float) -> float:
+    """Seconds until the next month begins in UTC, when a monthly cap is fresh again; a minute at least."""
+    now = datetime.fromtimestamp(now_s, UTC)
+    year, month = (now.year + 1, 1) if now.month == 12 else (now.year, now.month + 1)  # noqa: PLR2004 - December
+    return max(datetime(year, month, 1, tzinfo=UTC).timestamp() - now_s, _MIN_PAUSE_S)
 
 
 def is_cut(answer: Response) -> bool:

@@ -44,7 +44,6 @@ from agentd.platforms._decidefyi_wire import (
     is_capped,
     is_envelope,
     left_in,
-    next_month_s,
     object_in,
     rate_s,
     reason_of,
@@ -52,7 +51,7 @@ from agentd.platforms._decidefyi_wire import (
     until_s,
     wait_s,
 )
-from agentd.platforms.base import array_of, by_status, is_cut, lost, object_of, with_extra
+from agentd.platforms.base import array_of, by_status, is_cut, lost, next_month_s, object_of, with_extra
 from agentd.probing import Probe
 from agentd.records import TYPES
 from agentd.standin import StandIn

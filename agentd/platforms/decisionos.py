@@ -44,7 +44,7 @@ from agentd.platforms._decisionos_wire import (
     resets_in,
     until_reset,
 )
-from agentd.platforms.base import by_status, is_cut, lost, object_of, with_extra
+from agentd.platforms.base import by_status, is_cut, lost, next_month_s, object_of, with_extra
 from agentd.probing import Probe
 from agentd.records import TYPES, Decision, Snapshot
 from agentd.standin import StandIn
@@ -84,7 +84,7 @@ class DecisionOS:
     def usage(self, request: Request, answer: Response, now_s: float) -> Usage:
         """Each decision counts; only the refusal tells of the quota (402, with `resetAt`)."""
         if answer.status == 402:  # noqa: PLR2004
-            return Usage(left=0, reached=True, resets_in_s=resets_in(read(answer.body), now_s))
+            return Usage(left=0, reached=True, resets_in_s=resets_in(read(answer.body), now_s) or next_month_s(now_s))
         success = 200 <= answer.status < 300  # noqa: PLR2004
         spent = int(success and request.method == "POST" and request.path.partition("?")[0] == DECISIONS)
         return Usage(spent, bool(spent))

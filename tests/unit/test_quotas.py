@@ -53,7 +53,7 @@ CAPPED = {"c": "unclear", "v": "monthly_cap_exceeded", "error": "DECIDE_API_MONT
         ("decisionos", DECISION, said(201, {"data": {"id": "dec_1"}}), Usage(1, passed=True)),
         ("decisionos", SNAPSHOT, said(201, {"data": {"id": "s"}}), Usage()),  # the quota is of decisions
         ("decisionos", DECISION, said(402, {"error": "used up", "resetAt": "2026-12-01T00:00:00Z"}), Usage(left=0, reached=True, resets_in_s=1_796_083_200 - NOW)),
-        ("decisionos", DECISION, said(402, {"error": "used up"}), Usage(left=0, reached=True)),
+        ("decisionos", DECISION, said(402, {"error": "used up"}), Usage(left=0, reached=True, resets_in_s=1_796_083_200 - NOW)),
         ("agentos", EVENTS, said(402, {"data": None, "error": {"code": "PAYMENT_REQUIRED", "message": "m"}}), Usage(reached=True)),
         ("agentos", EVENTS, said(200, {"data": {}, "error": None}), Usage(passed=True)),
         ("agentos", EVENTS, said(503, {"data": None, "error": {"code": "INTERNAL_ERROR", "message": "m"}}), Usage()),
@@ -117,14 +117,14 @@ async def test_it_is_kept_over_restarts(tmp_path):
         assert quotas.document("d")["quota"]["used"] == 0
         quotas.heard("d", DECISION, said(201, {"data": {"id": "dec_1"}}))
         assert quotas.document("d")["quota"]["used"] == 1
-    assert os.listdir(tmp_path) == ["quota.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["quota.json"]
 
 
 async def test_without_a_cap_there_is_no_file(tmp_path):
     """Who uses platforms that tell of none finds nothing in the state folder."""
     async with Quotas({"a": site("agentos")}, tmp_path / "quota.json", FakeClock().now_us) as quotas:
         quotas.heard("a", EVENTS, said(200, {"data": {}, "error": None}))
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"d": 3}', b"\xff\xff", b"[" * 100_000])

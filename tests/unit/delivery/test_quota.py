@@ -89,6 +89,16 @@ def test_a_cap_that_is_reached_and_lifted():
     assert (later.reached, later.left, later.used) == (False, None, 0)
 
 
+def test_a_cap_of_which_nothing_is_said_but_that_it_is_reached():
+    """No day is made up; the next month, or a call that goes through, ends it."""
+    quota = Quota()
+    now = at("2026-11-24T10:00")
+    quota.note(Usage(reached=True), now)
+    seen = forecast(quota, None, now)
+    assert (seen.resets_s, seen.sentence("AgentOS's plan", now)) == (None, "AgentOS's plan is used up")
+    assert not forecast(quota, None, at("2026-12-01T00:00")).reached
+
+
 def test_a_platforms_month_need_not_be_the_calendars():
     """A reset on the 15th is taken at its word, over the turn of a month too."""
     quota = Quota()
