@@ -13,6 +13,7 @@ import pytest
 from agentd.control import DaemonControl
 from agentd.intake import Grant, Peer
 from agentd.queued import Ref
+from agentd.redact.build import no_redactor
 from agentd.sections import Config, Destination, Listen, Loaded, Security
 
 OWNER = Peer(1000, 1000, 1)
@@ -101,7 +102,7 @@ def parts():
         held=4,
         runs=None,
         streams=SimpleNamespace(lost=lambda: {"no_daemon": 2}),
-        admission=SimpleNamespace(accepted=10, refused={"invalid": 2, "spool_full": 0}),
+        admission=SimpleNamespace(accepted=10, refused={"invalid": 2, "spool_full": 0}, redactor=no_redactor()),
     )
     spool, courier = FakeSpool(), FakeCourier()
     return DaemonControl(Loaded(config, None), spool, sink, {"cloud": courier}, lambda: 4), spool, courier
@@ -172,7 +173,7 @@ def test_the_status_says_where_it_listens():
         held=0,
         runs=None,
         streams=SimpleNamespace(lost=dict),
-        admission=SimpleNamespace(accepted=0, refused={}),
+        admission=SimpleNamespace(accepted=0, refused={}, redactor=no_redactor()),
     )
     loaded = Loaded(Config(listen=Listen(socket="/x/s", http="127.0.0.1:0")), None)
     url = "http://127.0.0.1:4319"

@@ -56,6 +56,7 @@ def test_what_a_record_is():
     assert record == {
         "id": ID, "kind": "decision", "agent": "billing", "run": "r", "occurred_at": AT, "received_at": AT, "uid": 1000,
         "sha256": "01" * 32,
+        "redacted": {},
     }  # fmt: skip
     assert [(step["entry"], step["state"]) for step in history] == [(1, "queued"), (2, "delivered")]
     assert document["is"] == ["record"]
