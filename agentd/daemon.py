@@ -30,6 +30,7 @@ from agentd.control.letters import LetterControl
 from agentd.control.service import Service
 from agentd.crashpoints import Point, reached
 from agentd.errors import AgentdError
+from agentd.filesystems import refuse_network
 from agentd.fleet import Fleet
 from agentd.gate.build import build_keeper
 from agentd.gate.keeper import Keeper
@@ -283,6 +284,7 @@ class Daemon:
     async def _open_spool(self) -> Spool:
         config = self.config
         budget = int(config.memory.budget)
+        refuse_network(Path(config.spool.directory))
         limits = Limits(
             quotas={name: config.quota_of(name) for name in self.targets},
             max_bytes=int(config.spool.max_bytes),

@@ -25,6 +25,7 @@ from agentd.spool.notices import Notices
 from agentd.spool.outbox import SpoolOutbox
 from agentd.spool.spool import Spool
 from agentd.targets import Target
+from agentd.trust import Trust
 
 log = logging.getLogger("agentd")
 
@@ -136,6 +137,8 @@ class Fleet:
                 self.ways[name].reach = targets[name].reach
                 courier.exchange(targets[name].settings(), self.ways[name], probes=name in plan.changed)
         self.targets.update(targets)
+        if any(target.reach.trust != Trust() for target in targets.values()):
+            self._http.renew()
 
     def _way(self, target: Target) -> Way:
         return Way(self._http, target.reach)
@@ -144,7 +147,7 @@ class Fleet:
         name = target.name
         way = self._way(target)
         courier = Courier(
-            target.settings(), target.platform, SpoolOutbox(self._spool, name, self._notices), way,
+            target.settings(), target.platform, SpoolOutbox(self._spool, name, self._notices, self._clocks.ages), way,
             now_us=self._clocks.now_us, age_us=self._clocks.age_us,
         )  # fmt: skip
         way.spend = courier.throttle.charge

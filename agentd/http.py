@@ -15,13 +15,16 @@ import asyncio
 import contextlib
 import io
 import logging
+import math
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from types import SimpleNamespace, TracebackType
+from contextvars import ContextVar
+from types import TracebackType
 from typing import Self
 
 import aiohttp
+from aiohttp.tracing import Trace
 from yarl import URL
 
 from agentd import __version__
@@ -48,7 +51,7 @@ Heard = Callable[[str, Request, Response | Lost], None]
 
 
 class _Progress:
-    """Whether a request itself, and not only the way to its platform, has begun to go out."""
+    """Whether a request has its connection: from then on bytes of it may have left."""
 
     __slots__ = ("begun",)
 
@@ -56,23 +59,33 @@ class _Progress:
         self.begun = False
 
 
-async def _note_begun(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
-    context.trace_request_ctx.begun = True
+_progress: ContextVar[_Progress] = ContextVar("progress")
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Tells of each connection that it gives to a request: name, proxy and TLS are behind it then."""
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own word
+    ) -> aiohttp.connector.Connection:
+        connection = await super().connect(req, traces, timeout)
+        _progress.get().begun = True
+        return connection
 
 
 class _Pool:
     """A session, and the certificates that its connections were made with."""
 
     def __init__(self, now: float) -> None:
-        tracing = aiohttp.TraceConfig()
-        tracing.on_request_headers_sent.append(_note_begun)
-        self.connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=_DNS_S)
+        self.connector = _Connector(limit=0, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=_DNS_S)
         self.session = aiohttp.ClientSession(
             connector=self.connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=HEADERS,
             auto_decompress=True,
-            trace_configs=[tracing],
         )
         self.contexts: dict[Trust, ssl.SSLContext] = {}
         self.born = now
@@ -114,8 +127,12 @@ class Http:
         limit: int = ANSWER_BYTES,
     ) -> Response | Lost:
         """Send and read at most `limit` bytes of the answer."""
-        async with self._sent(reach, request, headers, timeout_s, streams=False) as opened:
+        pool = self._borrow()
+        try:
+            opened = await self._send(pool, reach, request, headers, timeout_s, streams=False)
             answer = opened if isinstance(opened, Lost) else await opened.whole(limit)
+        finally:
+            await self._give_back(pool)
         self._heard(reach.name, request, answer)
         return answer
 
@@ -124,46 +141,55 @@ class Http:
         self, reach: Reach, request: Request, headers: Mapping[str, str], timeout_s: float, *, streams: bool = False
     ) -> AsyncIterator[Opened | Lost]:
         """Send, and leave the body to be read within the block. With `streams` the time limit is for each silence in it."""
-        async with self._sent(reach, request, headers, timeout_s, streams=streams) as opened:
+        pool = self._borrow()
+        try:
+            opened = await self._send(pool, reach, request, headers, timeout_s, streams=streams)
             answer = opened if isinstance(opened, Lost) else Response(opened.status, opened.headers, b"")
             self._heard(reach.name, request, answer)
-            yield opened
+            try:
+                yield opened
+            finally:
+                if isinstance(opened, Opened):
+                    await opened.close()
+        finally:
+            await self._give_back(pool)
 
-    @contextlib.asynccontextmanager
-    async def _sent(
-        self, reach: Reach, request: Request, headers: Mapping[str, str], timeout_s: float, *, streams: bool
-    ) -> AsyncIterator[Opened | Lost]:
+    async def _send(
+        self,
+        pool: _Pool,
+        reach: Reach,
+        request: Request,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        *,
+        streams: bool,
+    ) -> Opened | Lost:
         total, silence = (None, timeout_s) if streams else (timeout_s, None)
         connect_s = reach.connect_within(timeout_s)
         timeout = aiohttp.ClientTimeout(total=total, connect=connect_s, sock_connect=connect_s, sock_read=silence)
+        withheld = Withheld(headers)
         progress = _Progress()
-        async with contextlib.AsyncExitStack() as stack:
-            found: Opened | Lost
-            withheld = Withheld(headers)
-            pool = await stack.enter_async_context(self._borrowed())
-            try:
-                sending = self._request(pool, reach, request, headers, timeout, progress)
-                found = Opened(await stack.enter_async_context(sending), withheld)
-            except ConfigError as error:  # a certificate's file that was right at the start
-                found = Lost(str(error), sent=False)
-            except _FAILED as error:
-                found = _lost(error, reach, withheld, progress)
-                if isinstance(error, aiohttp.ClientConnectorError):
-                    pool.connector.clear_dns_cache(error.host, error.port or 0)  # it may have moved
-            yield found
+        _progress.set(progress)
+        try:
+            return Opened(await _request(pool, reach, request, headers, timeout), withheld)
+        except ConfigError as error:  # a certificate's file that was right at the start
+            return Lost(str(error), sent=False)
+        except _FAILED as error:
+            if isinstance(error, aiohttp.ClientConnectorError):
+                pool.connector.clear_dns_cache(error.host, error.port or 0)  # it may have moved
+            return _lost(error, reach, withheld, progress)
 
-    @contextlib.asynccontextmanager
-    async def _borrowed(self) -> AsyncIterator[_Pool]:
+    def _borrow(self) -> _Pool:
         """The pool in use, which is not closed before it is given back."""
         pool = self._current()
         pool.users += 1
-        try:
-            yield pool
-        finally:
-            pool.users -= 1
-            for old in [one for one in self._retired if not one.users]:
-                self._retired.discard(old)
-                await old.close()
+        return pool
+
+    async def _give_back(self, pool: _Pool) -> None:
+        pool.users -= 1
+        for old in [one for one in self._retired if not one.users]:
+            self._retired.discard(old)
+            await old.close()
 
     def _current(self) -> _Pool:
         assert self._pool is not None, "used outside its context"  # noqa: S101
@@ -174,28 +200,22 @@ class Http:
             self._retired.add(old)
         return self._pool
 
-    def _request(
-        self,
-        pool: _Pool,
-        reach: Reach,
-        request: Request,
-        headers: Mapping[str, str],
-        timeout: aiohttp.ClientTimeout,
-        progress: _Progress,
-    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        proxy = reach.proxy
-        return pool.session.request(
-            request.method,
-            URL(str(URL(reach.base_url)).rstrip("/") + request.path, encoded=True),  # a quoted path goes out as it is
-            data=request.body if len(request.body) <= _WHOLE else io.BytesIO(request.body),
-            headers={**headers, **request.headers},
-            timeout=timeout,
-            allow_redirects=False,
-            ssl=_verified(pool, reach.trust),
-            proxy=None if proxy is None else proxy.place,
-            proxy_headers=None if proxy is None else _to_proxy(proxy.credentials),
-            trace_request_ctx=progress,
-        )
+
+async def _request(
+    pool: _Pool, reach: Reach, request: Request, headers: Mapping[str, str], times: aiohttp.ClientTimeout
+) -> aiohttp.ClientResponse:
+    proxy = reach.proxy
+    return await pool.session.request(
+        request.method,
+        URL(str(URL(reach.base_url)).rstrip("/") + request.path, encoded=True),  # a quoted path goes out as it is
+        data=request.body if len(request.body) <= _WHOLE else io.BytesIO(request.body),
+        headers={**headers, **request.headers},
+        timeout=times,
+        allow_redirects=False,
+        ssl=_verified(pool, reach.trust),
+        proxy=None if proxy is None else proxy.place,
+        proxy_headers=None if proxy is None else _to_proxy(proxy.credentials),
+    )
 
 
 def _verified(pool: _Pool, trust: Trust) -> ssl.SSLContext | bool:
@@ -234,12 +254,19 @@ class Opened:
         self.status = answer.status
         self.headers = _headers(answer, withheld)
 
+    async def close(self) -> None:
+        """Its connection may be used again, or is closed where something of the answer was not read."""
+        self._answer.release()
+        await self._answer.wait_for_close()
+
     async def whole(self, limit: int) -> Response | Lost:
-        """The answer with at most `limit` bytes of its body."""
+        """The answer with at most `limit` bytes of its body; it is closed then."""
         try:
             body = self._withheld.data(await _read(self._answer, limit))
         except _FAILED as error:
             return Lost(self._withheld.text(_name(error)), sent=True, late=isinstance(error, TimeoutError))
+        finally:
+            await self.close()
         return Response(self.status, self.headers, body)
 
     async def parts(self) -> AsyncIterator[bytes]:

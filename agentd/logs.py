@@ -6,12 +6,15 @@ platform sees too), `record_id`. What says the same again and again is written `
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -84,6 +87,7 @@ class Repeats:
     def __init__(self, emit: Callable[[logging.LogRecord], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._emit = emit
         self._clock = clock
+        self._lock = threading.RLock()  # the storage thread speaks, too
         self._texts: dict[tuple[str, ...], _Said] = {}
         self._kinds: dict[tuple[str, ...], _Said] = {}
 
@@ -91,8 +95,11 @@ class Repeats:
         """As logging has it. What is said in order to find a fault (debug) is written whole."""
         if record.levelno <= logging.DEBUG:
             return True
-        now = self._clock()
-        self.tick(now)
+        with self._lock:
+            return self._is_written(record, self._clock())
+
+    def _is_written(self, record: logging.LogRecord, now: float) -> bool:
+        self._tick(now)
         kind = (record.name, record.levelname, str(record.msg))
         text = (*kind, record.getMessage())
         if len(self._texts) >= _TEXTS_KEPT and text not in self._texts:
@@ -116,9 +123,12 @@ class Repeats:
         said.left_out, said.last = said.left_out + 1, record
         return False
 
-    def tick(self, now: float | None = None) -> None:
+    def tick(self) -> None:
         """Say of what is over how often it came; call it now and then."""
-        now = self._clock() if now is None else now
+        with self._lock:
+            self._tick(self._clock())
+
+    def _tick(self, now: float) -> None:
         for known in (self._texts, self._kinds):
             while known and now - (said := known[next(iter(known))]).since >= WINDOW_S:
                 del known[next(iter(known))]
@@ -126,11 +136,12 @@ class Repeats:
 
     def close(self) -> None:
         """Say it of all."""
-        now = self._clock()
-        for known in (self._texts, self._kinds):
-            for said in known.values():
-                self._close(said, now)
-            known.clear()
+        with self._lock:
+            now = self._clock()
+            for known in (self._texts, self._kinds):
+                for said in known.values():
+                    self._close(said, now)
+                known.clear()
 
     def _close(self, said: _Said, now: float) -> None:
         last = said.last
@@ -166,12 +177,18 @@ def set_up(level: str, form: str = "auto") -> None:
     _configured = level
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form_for(form, os.environ, 2) == "json" else _Text())
-    _repeats = Repeats(handler.emit)
+    _repeats = Repeats(partial(_write, handler))
     handler.addFilter(_repeats)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("agentd").setLevel(level.upper())
+
+
+def _write(handler: logging.Handler, record: logging.LogRecord) -> None:
+    """Past its filters."""
+    with handler.lock or contextlib.nullcontext():
+        handler.emit(record)
 
 
 def tick() -> None:

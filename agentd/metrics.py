@@ -5,18 +5,23 @@ Counters are read from the status when they are scraped: the books count once, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, exposition
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client import CollectorRegistry, disable_created_metrics, exposition
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from agentd import __version__
+from agentd.tallies import LATENCY_S, RECORDS, Tally, Tell, Told
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge beside every counter that nobody reads
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_RECORDS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 
 
 class Metrics:
@@ -27,38 +32,46 @@ class Metrics:
         status: Callable[[], dict[str, Any]],
         books: Callable[[], Iterator[tuple[str, str, str, str, int]]],
         gates: Callable[[], Iterator[tuple[str, str, str, int]]] = lambda: iter(()),
+        tallies: Tell = lambda: iter(()),
     ) -> None:
-        """`gates` gives (destination, gate, verdict, count)."""
+        """`gates` gives (destination, gate, verdict, count), `tallies` histograms that others keep."""
         self._registry = CollectorRegistry(auto_describe=False)
-        self._requests = Histogram(
-            "agentd_request_seconds", "Time of a request to a platform, by what its answer meant.",
-            ("destination", "verdict"), buckets=_SECONDS, registry=self._registry,
-        )  # fmt: skip
-        self._batches = Histogram(
-            "agentd_request_records",
-            "Records in a request to a platform.",
-            ("destination",),
-            buckets=_RECORDS,
-            registry=self._registry,
-        )
-        self._gates = Histogram(
-            "agentd_gate_seconds", "Time from a question to its first verdict.",
-            ("destination", "gate"), buckets=_SECONDS, registry=self._registry,
-        )  # fmt: skip
+        self._requests: dict[tuple[str, ...], Tally] = {}
+        self._batches: dict[tuple[str, ...], Tally] = {}
+        self._gates: dict[tuple[str, ...], Tally] = {}
         self._registry.register(_FromStatus(status, books, gates))
+        self._registry.register(_Tallied(self._observed))
+        self._registry.register(_Tallied(tallies))
 
     def observe(self, destination: str, verdict: str, seconds: float, records: int) -> None:
         """One request has been answered, or not."""
-        self._requests.labels(destination, verdict).observe(seconds)
-        self._batches.labels(destination).observe(records)
+        _at(self._requests, (destination, verdict), LATENCY_S).add(seconds)
+        _at(self._batches, (destination,), RECORDS).add(records)
 
     def observe_gate(self, destination: str, gate: str, seconds: float) -> None:
         """A gate has its first verdict."""
-        self._gates.labels(destination, gate).observe(seconds)
+        _at(self._gates, (destination, gate), LATENCY_S).add(seconds)
+
+    def _observed(self) -> Iterator[Told]:
+        yield Told(
+            "agentd_request_seconds", "Time of a request to a platform, by what its answer meant.",
+            ("destination", "verdict"), self._requests,
+        )  # fmt: skip
+        yield Told("agentd_request_records", "Records in a request to a platform.", ("destination",), self._batches)
+        yield Told(
+            "agentd_gate_seconds", "Time from a question to its first verdict.", ("destination", "gate"), self._gates
+        )
 
     def text(self) -> tuple[bytes, str]:
         """The exposition and its content type."""
         return exposition.generate_latest(self._registry), exposition.CONTENT_TYPE_LATEST
+
+
+def _at(tallies: dict[tuple[str, ...], Tally], labels: tuple[str, ...], bounds: Sequence[float]) -> Tally:
+    tally = tallies.get(labels)
+    if tally is None:
+        tally = tallies[labels] = Tally(bounds)
+    return tally
 
 
 class _FromStatus(Collector):
@@ -78,10 +91,13 @@ class _FromStatus(Collector):
         yield _gauge("agentd_uptime_seconds", "Time since the daemon started.", status["uptime_s"])
         yield from _intake(status["intake"])
         yield from _redaction(status.get("redaction", {}))
+        yield from _reloads(status.get("reloads", {}))
         yield from _spool(status["spool"], status["dead_letters"])
         yield self._records()
         yield self._verdicts()
         yield from _destinations(status["destinations"])
+        yield _gauge("agentd_books_balanced", "1 while books and queues agree.", float(status.get("balanced", True)))
+        yield _gauge("agentd_memory_bytes", "Resident memory.", status.get("memory", {}).get("rss_bytes", 0))
 
     def _records(self) -> Metric:
         family = CounterMetricFamily(
@@ -99,6 +115,18 @@ class _FromStatus(Collector):
         for destination, gate, verdict, count in self._gates():
             family.add_metric((destination, gate, verdict), count)
         return family
+
+
+class _Tallied(Collector):
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+
+    def collect(self) -> Iterator[Metric]:
+        for told in self._tell():
+            family = HistogramMetricFamily(told.name, told.text, labels=told.labels)
+            for labels, tally in told.parts.items():
+                family.add_metric(labels, list(tally.cumulative()), tally.total)
+            yield family
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
@@ -141,6 +169,18 @@ def _redaction(redaction: dict[str, Any]) -> Iterator[Metric]:
     yield ids
 
 
+def _reloads(reloads: dict[str, Any]) -> Iterator[Metric]:
+    family = CounterMetricFamily(
+        "agentd_reloads", "Configurations that were read again, by result.", labels=("result",)
+    )
+    family.add_metric(("done",), reloads.get("done", 0))
+    family.add_metric(("refused",), reloads.get("failed", 0))
+    yield family
+    yield _gauge(
+        "agentd_reload_successful", "1 unless the last reload was refused.", float(reloads.get("last_error") is None)
+    )
+
+
 def _spool(spool: dict[str, Any], dead: dict[str, Any]) -> Iterator[Metric]:
     yield _gauge("agentd_spool_bytes", "Queued bytes on disk.", spool["bytes"])
     yield _gauge("agentd_spool_max_bytes", "What the spool may take.", spool["max_bytes"])
@@ -149,8 +189,10 @@ def _spool(spool: dict[str, Any], dead: dict[str, Any]) -> Iterator[Metric]:
         "agentd_disk_free_bytes", "Free bytes of the file system that holds the spool.", spool["disk_free_bytes"]
     )
     yield CounterMetricFamily("agentd_commits", "Transactions on disk.", value=spool["commits"])
+    yield _gauge("agentd_quarantined_rows", "Damaged rows that were set aside.", spool.get("quarantined_rows", 0))
     yield _gauge("agentd_dead_letters", "Dead letters that are kept.", dead["records"])
     yield _gauge("agentd_dead_letter_bytes", "Bytes of the dead letters.", dead["bytes"])
+    yield _gauge("agentd_dead_letter_max_bytes", "What the dead letters may take.", dead.get("max_bytes", 0))
 
 
 _BY_DESTINATION = (

@@ -66,6 +66,10 @@ class Fresh(NamedTuple):
     tokens: list[str]
     redactor: Redactor = no_redactor()
 
+    def __repr__(self) -> str:
+        """Without the tokens."""
+        return f"<Fresh {self.setup!r}>"
+
     @property
     def setup(self) -> Setup:
         return Setup(self.loaded.config, self.targets, self.tokens)
@@ -207,6 +211,8 @@ class Reloader:
         adopting.adopt(parts.spool, {name: target.identity for name, target in targets.items()})
         resize(parts.spool, config)
         parts.fleet.follow(plan, targets)
+        if "dead_letters.max_bytes" in plan.settings:
+            parts.fleet.letters_left()
         gates.follow(parts.keeper, targets, config, ways=parts.fleet.ways, trusted_uids=trusted)
         parts.access.follow(config.security, fresh.tokens)
         table = table_of(targets)

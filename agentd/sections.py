@@ -191,7 +191,7 @@ class Redact(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["text", "json"] = "text"
+    format: Literal["auto", "text", "json"] = "auto"  # auto: json into systemd's journal, text elsewhere
 
 
 class Destination(Struct, frozen=True, forbid_unknown_fields=True):

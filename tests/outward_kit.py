@@ -73,13 +73,14 @@ def server_context(certificate, *, clients=None, newest=None):
 class Server:
     """Connections of a port of its own, ended with the block."""
 
-    def __init__(self, context=None):
+    def __init__(self, context=None, port=0):
         self._context = context
         self._tasks = set()
+        self.port = port
         self.connections = 0
 
     async def __aenter__(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._context)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -109,9 +110,9 @@ class Server:
 class Front(Server):
     """TLS in front of a plain server on this host, as a load balancer has it."""
 
-    def __init__(self, context, port):
-        super().__init__(context)
-        self._behind = port
+    def __init__(self, context, behind, port=0):
+        super().__init__(context, port)
+        self._behind = behind
 
     async def talk(self, reader, writer):
         await _join(reader, writer, *await asyncio.open_connection("127.0.0.1", self._behind))
@@ -120,8 +121,8 @@ class Front(Server):
 class ConnectProxy(Server):
     """Tells `heard` what it was asked; knows where `hosts` are, whatever DNS says; `refusal` is said instead of going there."""
 
-    def __init__(self, hosts, *, refusal=None, credentials=None, tls=None, silent=False):
-        super().__init__(tls)
+    def __init__(self, hosts, *, refusal=None, credentials=None, tls=None, silent=False, port=0):
+        super().__init__(tls, port)
         self.hosts = hosts
         self.refusal = refusal
         self.silent = silent
@@ -186,7 +187,9 @@ class Outspoken:
             spoken.do_handshake()
         except ssl.SSLError:
             socket.socket.shutdown(spoken, socket.SHUT_WR)
-            while socket.socket.recv(spoken, 65536):  # a close with something unread would be a reset, which overtakes the alert
+            while socket.socket.recv(
+                spoken, 65536
+            ):  # a close with something unread would be a reset, which overtakes the alert
                 pass
         else:
             self._answer(spoken)

@@ -47,11 +47,13 @@ EQUIPMENT = {
     "logs",
     "systemd",
     "vitals",
+    "tallies",
     "crashpoints",
     "redact",
     "changes",
     "private",
     "signals",
+    "filesystems",
 }
 ROOMS = {"intake", "spool", "delivery", "platforms"}
 ROOT_ROOM = ""  # agentd/__init__.py: the version, and names that are loaded when they are asked for

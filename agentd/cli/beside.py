@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from agentd.cli.reaping import reaping
 from agentd.daemon import Daemon
 from agentd.errors import StateError
 from agentd.signals import signals_to
@@ -39,12 +40,8 @@ async def run_beside(daemon: Daemon, command: Sequence[str], env: Callable[[], M
         resource.RLIMIT_NOFILE
     )  # the daemon lifts ours; the command keeps what it would have had
     running = asyncio.create_task(daemon.run(), name="daemon")
-    ready = asyncio.create_task(daemon.ready.wait(), name="daemon's start")
-    await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
-    if not daemon.ready.is_set():
-        ready.cancel()
-        code = await running  # raises what ended it
-        raise StateError(f"the daemon ended with status {code} before it took records")
+    if await _told_to_end(daemon, running):
+        return 128 + signal.SIGTERM
     try:
         code = await run_command(command, env(), files)
     finally:
@@ -52,6 +49,31 @@ async def run_beside(daemon: Daemon, command: Sequence[str], env: Callable[[], M
         with signals_to(daemon.stop):  # an impatient second SIGTERM ends the draining
             failed = await running
     return code or failed
+
+
+async def _told_to_end(daemon: Daemon, running: asyncio.Task[int]) -> bool:
+    """Wait until the daemon takes records. True if a signal came meanwhile: it has ended, and the command is not to begin.
+
+    To process 1 the kernel gives no signal that it has no handler for (pid_namespaces(7)): unheard, one that comes during a long
+    recovery would be lost, and a container's runtime would kill us after its grace.
+    """
+    told = asyncio.Event()
+
+    def stop() -> None:
+        told.set()
+        daemon.stop()
+
+    with signals_to(stop):
+        ready = asyncio.create_task(daemon.ready.wait(), name="daemon's start")
+        await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if told.is_set():
+            await running
+            return True
+    if not daemon.ready.is_set():
+        code = await running  # raises what ended it
+        raise StateError(f"the daemon ended with status {code} before it took records")
+    return False
 
 
 async def deliver(daemon: Daemon) -> int:
@@ -79,19 +101,22 @@ async def run_command(command: Sequence[str], env: Mapping[str, str], files: tup
     if not command[0]:
         sys.stderr.write("agentd: the command's name is empty\n")
         return _NOT_FOUND
-    try:
-        process = await asyncio.create_subprocess_exec(*command, env=dict(env))
-        if files is not None:
-            with contextlib.suppress(ProcessLookupError):
-                resource.prlimit(process.pid, resource.RLIMIT_NOFILE, files)
-    except FileNotFoundError:
-        sys.stderr.write(f"agentd: {command[0]}: not found\n")
-        return _NOT_FOUND
-    except OSError as error:
-        sys.stderr.write(f"agentd: {command[0]}: {error.strerror}\n")
-        return _NOT_EXECUTABLE
-    with _handing_on(process.pid):
-        code = await process.wait()
+    with reaping() as reaper:
+        try:
+            with reaper.holding():
+                process = await asyncio.create_subprocess_exec(*command, env=dict(env))
+                reaper.keep(process.pid)
+            if files is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, files)
+        except FileNotFoundError:
+            sys.stderr.write(f"agentd: {command[0]}: not found\n")
+            return _NOT_FOUND
+        except OSError as error:
+            sys.stderr.write(f"agentd: {command[0]}: {error.strerror}\n")
+            return _NOT_EXECUTABLE
+        with _handing_on(process.pid):
+            code = await process.wait()
     return code if code >= 0 else 128 - code
 
 

@@ -8,22 +8,28 @@ from __future__ import annotations
 import grp
 import os
 import shutil
+import ssl
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import starmap
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import click
 
+from agentd import filesystems
+from agentd.cli import check_strangers
 from agentd.cli.options import config_option, json_option, load_config
 from agentd.cli.terminal import paint, print_json
 from agentd.config_checks import read_tokens
 from agentd.errors import AgentdError, ConfigError
 from agentd.exchange import check_options
 from agentd.paths import MAX_SOCKET_PATH
+from agentd.reach import reach_of
 from agentd.redact.build import build_redactor
 from agentd.redact.keys import name_of
-from agentd.sections import Config, Destination, Listen, Loaded, Redact, Secret, SpoolConfig
+from agentd.sections import Config, Destination, Listen, Loaded, Outbound, Redact, Secret, SpoolConfig
 from agentd.units import format_duration, format_size
 from agentd.variables import KEY_VARIABLES
 
@@ -77,6 +83,7 @@ def examine(loaded: Loaded, env: Mapping[str, str], uid: int) -> Iterator[Findin
     yield from _listen(loaded.config.listen, uid)
     yield from _try("[listen]", _http, loaded.config, env)
     yield from _spool(loaded.config.spool, uid)
+    yield from starmap(Finding, check_strangers.look(loaded.config, uid))
     yield from _times(loaded.config)
     yield from _try("[redact]", _redact, loaded.config.redact, env)
     if not loaded.config.destinations:
@@ -86,7 +93,7 @@ def examine(loaded: Loaded, env: Mapping[str, str], uid: int) -> Iterator[Findin
             f"there is none; write one, or set a platform's own key ({', '.join(KEY_VARIABLES)})",
         )
     for name, destination in loaded.config.destinations.items():
-        yield from _destination(name, destination, env)
+        yield from _destination(name, destination, loaded.config.outbound, env)
 
 
 def _listen(listen: Listen, uid: int) -> Iterator[Finding]:
@@ -132,6 +139,7 @@ def _spool(spool: SpoolConfig, uid: int) -> Iterator[Finding]:
     about = "[spool]"
     path = Path(spool.directory)
     yield from _folder(about, path, uid, what="records", private=True)
+    yield from _file_system(about, path)
     free = shutil.disk_usage(_existing(path)).free
     if free < spool.max_bytes:
         yield Finding(
@@ -141,6 +149,16 @@ def _spool(spool: SpoolConfig, uid: int) -> Iterator[Finding]:
         )
     if spool.sync == "normal":
         yield Finding("warning", about, 'sync = "normal": a power failure may cost the last records acknowledged')
+
+
+def _file_system(about: str, path: Path) -> Iterator[Finding]:
+    found = filesystems.look(path)
+    if found.fault:
+        yield Finding("error", about, found.fault)
+    if found.warning:
+        yield Finding("warning", about, found.warning)
+    if found.note:
+        yield Finding("ok", about, found.note)
 
 
 def _folder(about: str, path: Path, uid: int, *, what: str, private: bool) -> Iterator[Finding]:
@@ -217,15 +235,43 @@ def _redact(about: str, config: Redact, env: Mapping[str, str]) -> Iterator[Find
             )  # fmt: skip
 
 
-def _destination(name: str, destination: Destination, env: Mapping[str, str]) -> Iterator[Finding]:
+def _destination(name: str, destination: Destination, outbound: Outbound, env: Mapping[str, str]) -> Iterator[Finding]:
     about = f"[destinations.{name}]"
     yield from _try(about, _platform, destination)
+    yield from _try(about, _way, destination, outbound, env)
     if destination.api_key is None:
         yield Finding("error", about, 'api_key is missing: say api_key = { env = "VARIABLE" } or { file = "/path" }')
     else:
         yield from _try(about, _secret, "api_key", destination.api_key, env)
     if destination.signing_secret is not None:
         yield from _try(about, _secret, "signing_secret", destination.signing_secret, env)
+
+
+def _way(about: str, destination: Destination, outbound: Outbound, env: Mapping[str, str]) -> Iterator[Finding]:
+    """Proxy and certificates, where there is something to say of them; an unknown platform has been told of."""
+    base_url = destination.base_url or _default_url(destination.platform)
+    if not base_url:
+        return
+    reach = reach_of(destination, base_url, outbound, env)
+    if reach.proxy is not None:
+        yield Finding("ok", about, f"through the proxy {reach.proxy.place} ({reach.proxy.source})")
+    if reach.trust.ca_file is not None:
+        ends = [ssl.cert_time_to_seconds(str(one["notAfter"])) for one in reach.trust.context().get_ca_certs()]
+        over = sum(end < time.time() for end in ends)
+        level: Literal["ok", "warning"] = "warning" if over else "ok"
+        gone = f", {over} of which have expired" if over else ""
+        yield Finding(level, about, f"ca_file {reach.trust.ca_file}: {len(ends)} certificate(s){gone}")
+    if reach.trust.client_cert is not None:
+        yield Finding("ok", about, f"client_cert {reach.trust.client_cert}")
+
+
+def _default_url(platform: str) -> str:
+    from agentd import platforms
+
+    try:
+        return platforms.load(platform).default_base_url
+    except ConfigError:
+        return ""
 
 
 def _try(about: str, part: Callable[..., Iterable[Finding]], *arguments: object) -> Iterable[Finding]:

@@ -77,6 +77,8 @@ def install_service(
         command = _own_command(top)
         if not user:
             refuse_hidden(_own_files() if root is None else [command])
+        if not user and root is None:
+            refuse_closed(_own_files())
     facts = files.Facts(
         word(command),
         word(config) if given or not user else "%E/agentd/agentd.toml",
@@ -122,12 +124,17 @@ def _own_files() -> Iterator[str]:
 
 
 def refuse_hidden(paths: Iterable[str]) -> None:
-    """Raise StateError for what the hardened service could not see, or its user not read."""
+    """Raise StateError for what the hardened service could not see."""
     for path in paths:
         for place in _chain(Path(path)):
             hidden = next((top for top in _HIDDEN if place.is_relative_to(top)), None)
             if hidden is not None:
                 raise StateError(f"{place}: the service can't see {hidden} (ProtectHome=, PrivateTmp=): {_ADVICE}")
+
+
+def refuse_closed(paths: Iterable[str]) -> None:
+    """Raise StateError for what the service's user could not read."""
+    for path in paths:
         real = Path(path).resolve()
         for place in (real, *real.parents):
             if not _is_open(place):

@@ -71,6 +71,7 @@ class DaemonControl:
             self.status,
             lambda: iter(spool.books.lines()),
             lambda: keeper.verdicts() if keeper is not None else iter(()),
+            spool.timings.told,
         )
         if keeper is not None:
             keeper.observe(self._metrics.observe_gate)
@@ -120,6 +121,7 @@ class DaemonControl:
             "listen": {"socket": self._config.listen.socket, "http": self._http_url()},
             "config": self._loaded.path,
             "state": "draining" if self.draining else "running",
+            "stuck": self._spool.stuck(),
             "reloads": self.reloads.document(),
             "spool": self._spool_status(),
             "intake": self._intake_status(),
@@ -131,6 +133,7 @@ class DaemonControl:
                 "max_bytes": int(self._config.dead_letters.max_bytes),
                 "invalid": self._spool.books.total("", State.DEAD.value),
             },
+            "journal": self._spool.journal.document(),
             "memory": {
                 "rss_bytes": _rss_bytes(),
                 "budget_bytes": int(self._config.memory.budget),

@@ -62,6 +62,7 @@ def status_at_rest(look: Look, loaded: Loaded, pid: int | None, now_us: int) -> 
             "max_bytes": int(config.dead_letters.max_bytes),
             "invalid": books.total("", State.DEAD.value),
         },
+        "journal": ledger.journal.document() | {"max_bytes": int(config.journal.max_bytes)},
         "balanced": all(facts["balanced"] for facts in destinations.values()) and not books.queued(""),
     }
 

@@ -111,8 +111,7 @@ class Courier:
         self.throttle.follow(settings.max_in_flight, settings.rate)
         sealed = [seal for lane in self._outbox.sealed_lanes() for seal in self._outbox.seals(lane)]
         for fixed, seal in self._sealer.follow(settings, [(seal, self._outbox.members(seal)) for seal in sealed]):
-            lane = self.lanes.find(seal.lane)
-            if lane is None or not lane.in_flight:
+            if not self.lanes.is_busy(seal.lane):
                 _ = self._outbox.split(seal, [fixed])  # the same batch, with its bytes
         if probes:
             self.circuit.try_now(self._clock(), anew=rotated)

@@ -97,6 +97,11 @@ class Lanes:
         """What is remembered of a lane, if anything is."""
         return self._lanes.get(key)
 
+    def is_busy(self, key: str) -> bool:
+        """Whether a request of it is under way."""
+        lane = self._lanes.get(key)
+        return lane is not None and lane.in_flight
+
     def get(self, key: str) -> Lane:
         lane = self._lanes.get(key)
         if lane is None:

@@ -81,7 +81,9 @@ class Desk(Struct):
     agent_of: Callable[[str], str] = lambda local: local
     options: Mapping[str, str] = {}
     open_mode: bool = False  # fail_mode = "open"
-    spend: Callable[[], None] = lambda: None  # hears of each request: gates are not held back by a rate limit, records are
+    spend: Callable[[], None] = lambda: (
+        None
+    )  # hears of each request: gates are not held back by a rate limit, records are
     polls: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(POLLS))
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (gate, verdict), since the start
 

@@ -199,9 +199,7 @@ class Connection(asyncio.Protocol):
                 self._complain(Fault.MALFORMED, str(error), error.seq)
             self._shared.sink.keep(error.raw, str(error), self._peer, self._dialect or Dialect.LINES)
         except Exception:  # noqa: BLE001 - a fault of ours costs this message, not the connection
-            _log.exception(
-                "a message of uid %d could not be submitted", self._peer.uid, extra={"action": "defect"}
-            )
+            _log.exception("a message of uid %d could not be submitted", self._peer.uid, extra={"action": "defect"})
             self._send({"error": "internal error; the daemon's log has it"})
         else:
             self._track(future, len(data), message.seq)

@@ -19,12 +19,13 @@ import struct
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from agentd.config_checks import http_address
 from agentd.errors import AlreadyRunning, ConfigError, StateError
 from agentd.intake import NO_TOKEN, Peer
-from agentd.ownership import check_way, check_written
+from agentd.ownership import check_way, check_written, has_all_uids, overflow_uid
 from agentd.paths import MAX_SOCKET_PATH, SOCKET_NAME
 from agentd.sections import Listen
 
@@ -38,11 +39,20 @@ NOBODY = Peer(uid=-1, gid=-1, pid=0, token=NO_TOKEN)  # over TCP, before a token
 
 
 def peer_of(sock: socket.socket) -> Peer:
-    """Who connected, as the kernel saw it at connect time; uid -1 where it can't say (TCP)."""
+    """Who connected, as the kernel saw it at connect time; uid -1 where it can't say.
+
+    That is over TCP, and within a user namespace for all who have no uid there: those are several, and not one user.
+    """
     if sock.family != socket.AF_UNIX:
         return NOBODY
     pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return Peer(uid=uid, gid=gid, pid=pid)
+    return Peer(uid=-1 if uid == _nameless() else uid, gid=gid, pid=pid)
+
+
+@cache
+def _nameless() -> int | None:
+    """The uid under which several users appear, who are not told apart; None where all have one of their own."""
+    return None if has_all_uids() else overflow_uid()
 
 
 def open_loopback(address: str) -> socket.socket:

@@ -88,9 +88,13 @@ class _Routes:
         if view not in VIEWS:
             raise _bad(f"view: expected {', '.join(VIEWS)}, got {view[:64]!r}")
         asked = self._asked(request)
-        if view == "stats":
-            return json_answer(self._queues.stats(asked.destination))
         peer = peer_of_request(request)
+        if view == "stats":
+            found = self._queues.stats(asked.destination)
+            if not self._control.is_admin(peer):  # it names everybody's agents, and what the platform calls them
+                for facts in found["destinations"].values():
+                    facts["taken_for"] = None
+            return json_answer(found)
         answer = {"lanes": self._queues.lanes, "records": self._queues.records, "receipts": self._queues.receipts}[view]
         try:
             found = await answer(asked, peer, admin=self._control.is_admin(peer), grant=grant_of(request))

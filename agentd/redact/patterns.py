@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
 Match = re.Match[str]
+WINDOW = 4096  # characters, of a text that a pattern from the configuration is tried on at once
+# In an encoded record an escape stands before a word as its last letter: `\nsk-…`. What stands there is judged once it is decoded.
+_BEFORE = re.compile(r"^\(\?<![^)]*\)")
 _PEM_BYTES = 16384  # of a private key; one of 16,384 bits has 12.7 kB
 
 
@@ -35,6 +38,15 @@ class Pattern(Struct, frozen=True):
     own: bool = False  # from the configuration
 
 
+def finds(pattern: Pattern, text: str) -> Iterator[Match]:
+    """All hits. Those of a pattern from the configuration within windows that overlap by half, which bounds what a clumsy one may cost."""
+    if not pattern.own or len(text) <= WINDOW:
+        yield from pattern.expression.finditer(text)
+        return
+    for start in range(0, len(text) - WINDOW // 2, WINDOW // 2):
+        yield from pattern.expression.finditer(text, start, start + WINDOW)
+
+
 def _build(
     name: str,
     expression: str,
@@ -47,7 +59,7 @@ def _build(
     beside: tuple[str, ...] = (),
 ) -> Pattern:
     return Pattern(
-        name, re.compile(expression), needles, re.compile((confirm or expression).encode()), back, group, check, folded, beside
+        name, re.compile(expression), needles, re.compile(_BEFORE.sub("", confirm or expression).encode()), back, group, check, folded, beside
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
 from agentd.redact.keys import Keys
-from agentd.redact.patterns import Pattern, is_card
+from agentd.redact.patterns import Pattern, finds, is_card
 
 Confirm = Callable[[bytes, bytes, int], bool]  # of the bytes and their folded copy, the needle at this place
 
@@ -30,7 +30,7 @@ _GROUPED = re.compile(rb'0000([_"])(?:0000\1){2}0{4,7}|0000([_"])000000\2(?:0{4,
 _SAID = re.compile(rb"[\\\"']*+(?:[ \t\r\n]|\\[nrt])*+(?:[:=]|%3[aAdD])")
 _UNICODE = re.compile(rb"\\u00[2-7]")
 _MAX_DIGITS = 19
-_FIRST, _EDGE = b"23456", b'"\n'  # of a card number; what may stand before one
+_FIRST = "23456"  # of a card number
 _WORD_CHARS = 128
 
 
@@ -149,9 +149,13 @@ class _Name:
         start = folded.rfind(b'"', max(0, at - _WORD_CHARS), at) + 1 or max(0, at - _WORD_CHARS)
         end = folded.find(b'"', at, at + 2 * _WORD_CHARS)
         end = end if end >= 0 else at + _WORD_CHARS
-        if _SAID.match(data, end) is None and data[start - 2 : start] != b"--":
+        # an escape before the name is read as a part of it: `\\ntoken=`, `\\u00e9token=`
+        words = [
+            data[skip:end] for skip in ((start, start + 1, start + 5) if data[start - 1 : start] == b"\\" else (start,))
+        ]
+        if _SAID.match(data, end) is None and not any(word.startswith(b"--") for word in words):
             return False
-        return self._rule(data[start:end].decode(errors="replace")) is not None
+        return any(self._rule(word.decode(errors="replace")) is not None for word in words)
 
 
 class _Form:
@@ -183,16 +187,17 @@ def _always(_data: bytes, _folded: bytes, _at: int) -> bool:
 
 
 def _is_run(data: bytes, folded: bytes, at: int) -> bool:
-    if data[at] not in _FIRST:
-        return False
     found = _RUN.match(folded, at)
     assert found is not None  # noqa: S101 - the needle is its beginning
-    size = found.end() - at
-    return size <= _MAX_DIGITS and is_card(data[at : at + size].decode())
+    digits = data[at : found.end()].decode()
+    skips = range(5) if b"\\u" in data[max(0, at - 5) : at] else (0,)  # the digits of an escape before it
+    return any(
+        len(digits) - skip <= _MAX_DIGITS and digits[skip] in _FIRST and is_card(digits[skip:]) for skip in skips
+    )
 
 
 def _is_group(data: bytes, folded: bytes, at: int) -> bool:
-    if data[at] not in _FIRST or (at and folded[at - 1] not in _EDGE):
+    if chr(data[at]) not in _FIRST:
         return False
     found = _GROUPED.match(folded, at)
     if found is None:
@@ -203,4 +208,4 @@ def _is_group(data: bytes, folded: bytes, at: int) -> bool:
 
 def _may_match(pattern: Pattern, body: bytes) -> bool:
     """Whether a pattern without a needle may match in a record: an escape may hide anything."""
-    return b"\\" in body or pattern.expression.search(body.decode(errors="replace")) is not None
+    return b"\\" in body or next(finds(pattern, body.decode(errors="replace")), None) is not None

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from agentd.redact.keys import GUARDED, Keys, fold
 from agentd.redact.marks import Marker, is_mark
-from agentd.redact.patterns import Pattern
+from agentd.redact.patterns import Pattern, finds
 
 _SHORTEST = 8  # characters: no built-in form is shorter
 _GUARDED_CHARS = 12  # the least that a value under a guarded name has
@@ -23,7 +23,8 @@ _ASSIGNED = re.compile(
 )
 _FLAG = re.compile(r"(?<!\S)--(?P<name>[a-z][a-z0-9-]{1,40})\s{1,4}(?P<value>[^\s\"'-][^\s\"']{2,})")
 _PLACEHOLDER = re.compile(
-    r"\*+|x+|\.+|\$\{?\w+\}?|\{\{?\s*[\w.]+\s*\}?\}|<[\w -]+>|%\w+%|none|null|nil|true|false|undefined", re.IGNORECASE
+    r"\*+|x{3,}|\.+|\$\{?\w+\}?|\{\{?\s*[\w.]+\s*\}?\}|<[\w -]+>|%\w+%|none|null|nil|true|false|undefined",
+    re.IGNORECASE,
 )
 _FIGURE = re.compile(r"[0-9!@#$%^*+/=~]")
 _CODE = re.compile(r"[A-Za-z_][\w.]*")
@@ -96,7 +97,7 @@ class Texts:
         for pattern in patterns:
             if is_id and pattern.digits:
                 continue
-            for found in pattern.expression.finditer(text):
+            for found in finds(pattern, text):
                 start, end = found.span(pattern.group)
                 if end > start and (pattern.check is None or pattern.check(found)) and self._is_new(text[start:end]):
                     yield Span(start, end, pattern.name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
@@ -30,6 +31,7 @@ from agentd.spool.segments import lane_hash
 from agentd.spool.storage import Storage
 from agentd.spool.store import DiskFull, Put, Rows, key_of
 from agentd.spool.tables import Table, ended_key
+from agentd.spool.timings import Timings
 from agentd.spool.writer import Append, Noted, Pending, Returned, Written, claim, write
 
 log = logging.getLogger("agentd.spool")
@@ -55,7 +57,7 @@ class Committer:
         room: Callable[[], None],
         retry_s: float = RETRY_S,
     ) -> None:
-        self.last_commit_s = 0.0
+        self.timings = Timings()
         self.broken = False  # whether the last commit failed for another reason than want of room
         self._ledger = ledger
         self._storage = storage
@@ -286,8 +288,7 @@ class Committer:
         pending = self._under_way = self._gather()
         reached(Point.COMMIT_GATHERED)
         while True:
-            loop = asyncio.get_running_loop()
-            begun = loop.time()
+            begun = time.monotonic()
             try:
                 written = await self._storage.run(write, pending, self._ledger.meta)
             except DiskFull as error:
@@ -299,7 +300,7 @@ class Committer:
                 log.exception("commit failed", extra={"action": "defect"})
                 self._refuse(pending, repr(error), "fails")
             else:
-                self.last_commit_s = loop.time() - begun
+                self.timings.committed(begun, pending.appends, self._committing_records.total())
                 self._failures = 0
                 self.broken = False
                 self._committed(pending, written)

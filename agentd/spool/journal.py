@@ -206,6 +206,10 @@ class Journal:
         """The rows that there are, the oldest first; some between may have been lost to damage."""
         return range(self._rows[0].row if self._rows else self.next_row, self.next_row)
 
+    def document(self) -> dict[str, int]:
+        """For the status: the entries that there ever were, and what those that are kept take on disk."""
+        return {"entries": len(self), "rows": len(self._rows), "bytes": self._bytes, "max_bytes": self._max_bytes}
+
     def restore(self, row: int, size: int, newest_us: int) -> None:
         """Take a row's bounds at a start."""
         self._keep(_Bounds(row, size, newest_us))

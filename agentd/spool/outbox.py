@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from agentd.outcomes import Learned
 from agentd.queued import Death, Entry, Ref, Seal
@@ -14,10 +14,18 @@ from agentd.spool.spool import Spool
 class SpoolOutbox:
     """Forwards to the spool and the destination's queue."""
 
-    def __init__(self, spool: Spool, name: str, notices: Notices | None = None) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        name: str,
+        notices: Notices | None = None,
+        ages: Callable[[], Callable[[int], int]] | None = None,
+    ) -> None:
+        """`ages` (agentd.ageing) judges how long a record took to be delivered; without it nobody asks."""
         self.name = name
         self._spool = spool
         self._notices = notices
+        self._ages = ages
         self._queue = spool.queues[name]
 
     @property
@@ -69,6 +77,8 @@ class SpoolOutbox:
     def settle(
         self, seal: Seal, entries: Sequence[Entry], learned: Iterable[Learned], tries: int = 1
     ) -> asyncio.Future[None]:
+        if self._ages is not None and entries:
+            self._spool.timings.delivered(self.name, entries, self._ages())
         return self._spool.settle(seal, entries, learned, tries)
 
     def bury(self, seal: Seal | None, entries: Sequence[Entry], death: Death) -> asyncio.Future[None]:

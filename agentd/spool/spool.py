@@ -58,6 +58,7 @@ class Spool:
         self.queues = ledger.queues
         self._storage = storage
         self._committer = Committer(ledger, self._storage, pushed=self._pushed, room=self.tell_room, retry_s=retry_s)
+        self.timings = self._committer.timings
         self._loader = Loader(ledger, self._storage, self._committer, retry_s)
         self._compactor = Compactor(ledger, self._storage, self._committer, self._loader.fill)
         self._rooms = Room(ledger, self._committer, self._loader.tell, self.tell_room)
@@ -93,7 +94,7 @@ class Spool:
 
     @property
     def last_commit_s(self) -> float:
-        return self._committer.last_commit_s
+        return self.timings.last_commit_s
 
     def stuck(self) -> str | None:
         """Why commits don't go through, None if they do."""

@@ -389,7 +389,9 @@ def _finish_log(connection: sqlite3.Connection, folder: Path) -> None:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         descriptor = os.open(folder / "cache.db-shm", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except (sqlite3.Error, OSError) as error:  # a disk without room, or one that can only be read: the log stays
-        log.debug("%s: the log is not copied into the database: %s", folder, error, extra={"action": "checkpoint_failed"})
+        log.debug(
+            "%s: the log is not copied into the database: %s", folder, error, extra={"action": "checkpoint_failed"}
+        )
         return
     try:
         os.fsync(descriptor)

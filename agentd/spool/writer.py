@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import time
 from collections import Counter
 from itertools import groupby
 from typing import NamedTuple
@@ -65,6 +66,7 @@ class Append(Struct):
     moved: bool = False  # its old place is given up in the same commit, so that it can't be refused
     by: int = -1  # uid of who had it replayed
     noted: list[Note] = field(default_factory=list)  # what the commit says of it in the journal
+    at: float = field(default_factory=time.monotonic)  # when it was handed over
 
     @property
     def admits(self) -> bool:

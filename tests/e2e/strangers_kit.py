@@ -62,20 +62,29 @@ def note(attempt: str, got: str) -> None:
 
 
 def as_user(uid: int, work: Callable[[], Any]) -> Any:
-    """The work under another effective uid. It may not wait for anybody who does the same."""
+    """The work under another effective uid and gid. It may not wait for anybody who does the same."""
     with ONE_AT_A_TIME:
+        groups = os.getgroups()
+        os.setgroups([])
+        os.setegid(uid)
         os.seteuid(uid)
         try:
             return work()
         finally:
             os.seteuid(0)
+            os.setegid(0)
+            os.setgroups(groups)
 
 
 def connect(path: str, uid: int, timeout_s: float = 30.0) -> socket.socket:
     """A connection of that user's."""
     link = socket.socket(socket.AF_UNIX)
     link.settimeout(timeout_s)
-    as_user(uid, lambda: link.connect(path))
+    try:
+        as_user(uid, lambda: link.connect(path))
+    except OSError:
+        link.close()
+        raise
     return link
 
 

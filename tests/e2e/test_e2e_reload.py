@@ -295,6 +295,57 @@ def test_the_log_level_follows_signal_and_file(world):
     assert len(daemon.entries("reloaded")) == written + 1
 
 
+def test_the_verb_says_what_changed(world):
+    """`agentd reload`: a line for each change, exit 78 with the reason where nothing did, and one JSON document."""
+    daemon = world.daemon(destination={"copy": True})
+    second = Second(world, daemon)
+
+    def verb(*options):
+        done = world.cli("reload", "--socket", daemon.socket, *options)
+        return done.returncode, (done.stdout + done.stderr).strip()
+
+    assert verb() == (0, "read again; nothing has changed")
+    daemon.configure(
+        batch={"max_events": 9}, **{"destinations.second": second.section, "destinations.agentos": {"timeout": "9s"}}
+    )
+    assert verb() == (0, "second: added\nagentos: timeout, batch\nbatch.max_events")
+    daemon.expected.add("reload_failed")
+    daemon.configure(spool={"sync": "normal"})
+    code, text = verb()
+    assert (code, text) == (78, "agentd: not reloaded: [spool] sync needs a restart")
+    daemon.configure(spool={"sync": "full"})
+    code, text = verb("--json")
+    assert (code, json.loads(text)["reloaded"]) == (0, True)
+
+
+def test_an_sdk_finds_what_was_added_and_not_what_was_removed(world):
+    """`/{destination}/…` follows, and so does what agents of a uid may do, on connections that there are."""
+    daemon = world.daemon(destination={"copy": True})
+    second = Second(world, daemon)
+    start = json.dumps({"agent_id": AGENT, "external_run_id": "by-sdk", "input": {}}).encode()
+
+    def call():
+        headers = {"Content-Type": "application/json", "Authorization": "Bearer x"}
+        return http_call(daemon.socket, "POST", "/second/api/ingest/v1/run/start", start, **headers)[0]
+
+    with Frames(daemon) as client:
+        assert call() == 404
+        second.begin()
+        assert call() == 200
+        daemon.drained(destination="second")
+        assert second.platform.run("by-sdk") is not None
+        second.leave()
+        assert call() == 404
+        rule = {"uid": os.getuid(), "agent_ids": ["other"]}
+        daemon.configure(security={"peers": [rule]})
+        assert reload(daemon)["settings"] == ["security.peers"]
+        [error] = client.deliver(world.ledger, [{**world.ledger.start("x"), "agent_id": "mine"}]).values()
+        assert "not among the agents that you may speak for" in error
+        forget(daemon, "security")
+        reload(daemon)
+        assert client.deliver(world.ledger, world.ledger.whole_run("y", 3)) == {}
+
+
 def test_tokens_are_exchanged_on_connections_that_there_are(world):
     """A token that was taken away opens nothing any more, also where somebody is connected with it."""
     tokens = world.folder / "token"

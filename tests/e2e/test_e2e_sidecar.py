@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -344,3 +345,92 @@ def test_dev_needs_no_key_and_shows_a_page(env):
 def test_dev_passes_the_status_through(env):
     """Where nobody sits at a terminal `agentd dev` ends with its command, and with its status."""
     assert sidecar(env, *python("raise SystemExit(4)"), verb="dev", options=["--port", "0"]).returncode == 4
+
+
+# -- as process 1, without an init -----------------------------------------------------------------------------------------
+
+
+UNSHARE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+@contextmanager
+def begun_as_first(env, *command):
+    """A sidecar that is process 1 of a pid namespace, as in a container; its pid out here, and unshare(1), which ends as it does."""
+    if not shutil.which("unshare") or subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs root and unshare(1) for a pid namespace")
+    process = subprocess.Popen(
+        [*UNSHARE, *AGENTD, "sidecar", "--", *command], env=env, text=True, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            pipe.close()
+
+
+def first_of(process):
+    """The pid out here of process 1 in there."""
+    [pid] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return int(pid)
+
+
+def test_as_process_1_it_reaps_what_others_leave(world, env):
+    """In a container without an init: orphans that die don't stay as zombies, the command's own status is not lost among them."""
+    script = """
+import os, sys, time
+from agentd import Client
+with Client() as client, client.start_run(external_run_id="r-first") as run:
+    run.emit("said", {"parent": os.getppid()})
+for _ in range(20):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os._exit(0)  # an orphan by now, or as soon as its parent has ended
+        os._exit(0)
+for _ in range(20):
+    os.wait()
+def orphans():
+    stats = [open(f"/proc/{name}/stat").read().rpartition(")")[2].split() for name in os.listdir("/proc") if name.isdigit()]
+    return [stat for stat in stats if stat[1] == "1" and stat[0] == "Z"]
+deadline = time.monotonic() + 15
+while orphans() and time.monotonic() < deadline:
+    time.sleep(0.02)
+print(os.getppid(), len(orphans()), flush=True)
+sys.exit(7)
+"""
+    with begun_as_first(env, *python(script)) as process:
+        out, err = process.communicate(timeout=40)
+    assert (out.split(), process.returncode) == (["1", "0"], 7), err
+    assert err.strip().endswith("agentd: everything was delivered")
+    assert world.platform.run("r-first")["status"] == "completed"
+
+
+def test_as_process_1_it_hands_signals_on(world, env):
+    """The kernel gives process 1 no signal without a handler: SIGTERM reaches the command, whose last words are delivered."""
+    script = """
+import signal, sys, time
+from agentd import Client
+client = Client()
+run = client.start_run(external_run_id="r-first")
+def end(number, frame):
+    run.cancel("told to stop"); client.close(); sys.exit(5)
+signal.signal(signal.SIGTERM, end)
+print("ready", flush=True)
+while True: time.sleep(0.05)
+"""
+    with begun_as_first(env, *python(script)) as process:
+        assert process.stdout.readline().strip() == "ready"
+        os.kill(first_of(process), signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 5, err
+    assert world.platform.run("r-first")["status"] == "cancelled"
+
+
+def test_as_process_1_it_says_how_the_command_died(env):
+    """128 + n for a command that signal n ended, although process 1 itself can't end by it."""
+    with begun_as_first(env, *python("import os; os.kill(os.getpid(), 9)")) as process:
+        _, err = process.communicate(timeout=40)
+    assert process.returncode == 137, err

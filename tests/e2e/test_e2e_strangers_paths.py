@@ -47,9 +47,15 @@ def refused(daemon, code, *words):
     daemon.spawn()
     assert daemon.wait(20) == code, daemon.tail()
     said = daemon.log.read_text()
+    daemon.log.unlink()  # what it says is what was wanted
     for word in words:
         assert word in said, said
     return next(line for line in reversed(said.splitlines()) if "agentd" in line)
+
+
+def as_it_was(path):
+    found = os.lstat(path)
+    return found.st_ino, found.st_mode, found.st_uid, found.st_size, found.st_mtime_ns
 
 
 def plant_link(path, target):
@@ -83,11 +89,11 @@ def test_what_lies_at_the_sockets_path_is_not_touched(world, shared, precious, w
     """It is no socket: the start refuses, by name, and it lies there as before."""
     path = shared / "agentd.sock"
     as_user(HOSTILE, lambda: PLANTS[what](path, precious))
-    before = os.lstat(path)
+    before = as_it_was(path)
     said = refused(
         world.daemon(start=False, listen={"socket": str(path)}), REFUSED, "there is something that is no socket"
     )
-    assert os.lstat(path) == before
+    assert as_it_was(path) == before
     note(f"{what} at the socket's path", said.partition(": ")[2] or said)
 
 
@@ -263,7 +269,7 @@ def test_anothers_spool_is_closed_to_the_command_line(world):
         assert code != 0, (verb, said)
         assert marker not in said
         told.append(said.strip().splitlines()[-1])
-    for tool in (lambda: os.listdir(daemon.state), lambda: (daemon.state / "spool" / "cache.db").open("rb")):
+    for tool in (lambda: list(daemon.state.iterdir()), lambda: (daemon.state / "spool" / "cache.db").open("rb")):
         with pytest.raises(PermissionError):
             as_user(HOSTILE, tool)
     verbs.close()
@@ -274,7 +280,7 @@ def test_what_the_daemon_makes_is_its_own(world, shared):
     """Socket with the mode that was asked for and never wider, state folder 0700, all files in it 0600, the lock beside the socket 0600."""
     daemon = world.daemon(listen={"socket": str(shared / "s.sock"), "mode": "0660"})
     assert http_call(daemon.socket, "GET", "/healthz")[0] == 200
-    wait_for(lambda: (daemon.state / "spool" / "cache.db").exists())
+    wait_for((daemon.state / "spool" / "cache.db").exists)
     for path in (daemon.state, *daemon.state.rglob("*"), Path(f"{shared}/s.sock.lock")):
         mode, wanted = stat.S_IMODE(path.lstat().st_mode), 0o700 if path.is_dir() else 0o600
         assert mode == wanted, (path, oct(mode))

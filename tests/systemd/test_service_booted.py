@@ -22,8 +22,16 @@ def finished(agent, within_s=40):
 
 
 def delivered(host, run, count, status="completed", within_s=20):
-    """Wait until the platform holds a run as it was told, each event once and in order."""
-    wait_for(lambda: host.told(run) == (list(range(count)), status), within_s, lambda: f"{run}: {host.told(run)}")
+    """Wait until the platform holds a run as it was told: every event, in order.
+
+    AgentOS stores a batch twice whose answer was lost (guarantee 4), so that what comes a second time is passed over.
+    """
+
+    def is_whole():
+        told = host.told(run)
+        return told is not None and (list(dict.fromkeys(told[0])), told[1]) == (list(range(count)), status)
+
+    wait_for(is_whole, within_s, lambda: f"{run}: {host.told(run)}")
 
 
 def test_it_starts_says_so_and_runs_as_its_own_user(host):
@@ -53,10 +61,11 @@ def test_the_first_record_starts_it(host):
 @pytest.mark.parametrize("point", ["seal.made", "commit.put"], ids=["event loop", "storage thread"])
 def test_the_watchdog_ends_a_daemon_that_hangs(host, point):
     """Loop or storage thread stuck: killed, its threads' places in the log, started again; what was acknowledged arrives."""
-    host.drop_in(f"[Service]\nWatchdogSec=2\nEnvironment=AGENTD_HANG_AT={point}:2\n")
+    quick = "[Service]\nWatchdogSec=1500ms\nRestartSec=500ms\n"
+    host.drop_in(f"{quick}Environment=AGENTD_HANG_AT={point}:2\n")
     agent = host.agent("stuck", 60, 0.02)
     wait_for(lambda: "AGENTD_HANG_AT" in host.journal(), 20)
-    host.drop_in("[Service]\nWatchdogSec=2\n")  # for the one that comes after
+    host.drop_in(quick)  # for the one that comes after
     assert finished(agent)["dropped"] == 0
     wait_for(lambda: int(host.property("NRestarts")) >= 1, 20)
     said = host.journal(lines=200)
@@ -79,12 +88,13 @@ def test_a_daemon_that_is_idle_or_busy_is_left_alone(host):
     host.faults()
     for number in range(2):
         delivered(host, f"busy{number}", 2000)
-    wait_for(lambda: time.monotonic() - begun > 5, 10)  # three times what would have ended it
+    wait_for(lambda: time.monotonic() - begun > 4, 10)  # nearly three times what would have ended it
     assert (host.property("MainPID"), host.property("NRestarts")) == (first, "0")
 
 
 def test_killed_at_will_it_comes_back_and_its_clients_notice_nothing(host):
-    """Promise 1 under `kill -9`: the socket outlives the daemon, agents go on, every event arrives once and in order."""
+    """Promise 1 under `kill -9`: the socket outlives the daemon, agents go on, every event arrives, in order."""
+    host.drop_in("[Service]\nRestartSec=500ms\n")
     host.systemctl("start", "agentd")
     agents = [host.agent(f"served{number}", 400, 0.01) for number in range(2)]
     for _ in range(2):
@@ -241,7 +251,7 @@ def test_an_agent_that_dies_is_noticed_over_a_restart(host):
 def test_a_start_that_hangs_is_ended(host):
     """TimeoutStartSec= counts where recovery makes no progress: no timer of ours puts it off."""
     host.drop_in(
-        "[Service]\nTimeoutStartSec=3\nTimeoutStopSec=1\nRestart=no\nEnvironment=AGENTD_HANG_AT=recovery.locked\n"
+        "[Service]\nTimeoutStartSec=3\nTimeoutStopSec=1\nRestart=no\nEnvironment=AGENTD_HANG_AT=recovery.opened\n"
     )
     begun = time.monotonic()
     host.systemctl("start", "agentd", check=False)
@@ -272,3 +282,36 @@ def test_installing_again_changes_nothing_and_a_change_is_not_overwritten(host):
         assert unit.read_text() == before
     finally:
         unit.write_text(before)
+
+
+def test_a_users_own_manager_runs_it_too(host):
+    """`install-service --user`: under systemd --user, with a socket of one's own, a key by LoadCredential=, and a reload."""
+    uid = host.run("id", "-u", "alice").stdout.strip()
+    runtime = f"/run/user/{uid}"
+    host.booted.write(
+        "/etc/systemd/system/alices.service",
+        f"[Service]\nUser=alice\nType=notify\nDelegate=yes\nKillMode=mixed\nTimeoutStopSec=5\n"
+        f"Environment=XDG_RUNTIME_DIR={runtime}\nExecStart=/lib/systemd/systemd --user --unit=basic.target\n",
+    )
+    host.run("install", "-d", "-m", "700", "-o", "alice", "-g", "alice", runtime)
+
+    def own(script):
+        environment = [f"XDG_RUNTIME_DIR={runtime}", "HOME=/home/alice", f"AGENTD={AGENTD}"]
+        return host.run("env", *environment, "bash", "-euc", script, user="alice").stdout
+
+    own(
+        "mkdir -p ~/.config/agentd/credentials; cp /etc/agentd/agentd.toml ~/.config/agentd/;"
+        f"(umask 077; echo {KEY} > ~/.config/agentd/credentials/agentos); $AGENTD install-service --user"
+    )
+    host.systemctl("daemon-reload")
+    host.systemctl("start", "alices")
+    try:
+        own("systemctl --user start agentd.socket; $AGENTD emit run.start run_id=own")
+        wait_for(lambda: host.told("own"))
+        own("systemctl --user reload agentd")
+        status = json.loads(own("$AGENTD status --json"))
+        assert (status["socket"], status["uid"]) == (f"{runtime}/agentd/agentd.sock", int(uid))
+        assert own("systemctl --user show -P ActiveState agentd").strip() == "active"
+        assert own(f"stat -c %a {runtime}/agentd/agentd.sock").strip() == "600"
+    finally:
+        host.systemctl("stop", "alices")

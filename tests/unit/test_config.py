@@ -344,7 +344,7 @@ def test_unknown_keys_name_the_nearest(refused, text, message):
         ("[spool]\nmax_bytes = " + "9" * 400, "[spool] max_bytes: expected a size"),
         ('[spool]\nsync = "none"', "[spool] sync: expected one of full, normal, got 'none'"),
         ('[log]\nlevel = "loud"', "[log] level: expected one of debug, info, warning, error, got 'loud'"),
-        ("[log]\nformat = 5", "[log] format: expected one of text, json, got 5"),
+        ("[log]\nformat = 5", "[log] format: expected one of auto, text, json, got 5"),
         (destination(passthrough='"all"'), "[destinations.cloud] passthrough: expected one of agent, admin, got 'all'"),
         (destination(fail_mode='"ajar"'), "[destinations.cloud] fail_mode: expected one of closed, open, got 'ajar'"),
         (destination(ordering='"time"'), "[destinations.cloud] ordering: expected one of run, agent, none, got 'time'"),

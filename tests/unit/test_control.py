@@ -15,6 +15,7 @@ from agentd.intake import Grant, Peer
 from agentd.queued import Ref
 from agentd.redact.build import no_redactor
 from agentd.sections import Config, Destination, Listen, Loaded, Security
+from agentd.spool.timings import Timings
 
 OWNER = Peer(1000, 1000, 1)
 STRANGER = Peer(1001, 1001, 2)
@@ -63,9 +64,11 @@ class FakeSpool:
         self.refs = SimpleNamespace(owners=lambda _kind, _id: [])
         self.disk_full, self.quarantined_rows, self.dead_count, self.dead_bytes = False, 0, 1, 40
         self.ledger = SimpleNamespace(dead_lanes=Counter())
+        self.journal = SimpleNamespace(document=lambda: {"entries": 7, "rows": 2, "bytes": 90, "max_bytes": 10**6})
         self.trouble = None
         self.in_commit = 0
         self.lane_counts = {}
+        self.timings = Timings()
 
     def __getattr__(self, name):
         return {
@@ -85,6 +88,7 @@ class FakeCourier:
         self.flushed = 0
         self.now = ("ok", None, None)
         self.counts = SimpleNamespace(requests=5, retries=2)
+        self.throttle = SimpleNamespace(width=8)
         self.lanes = type("Lanes", (), {"in_flight": 1, "__len__": lambda _self: 2})()
 
     def flush(self):

@@ -15,7 +15,7 @@ STATUS = {
     "dead_letters": {"records": 2, "bytes": 300},
     "destinations": {
         "cloud": {
-            "queued": 5, "queued_bytes": 500, "max_bytes": 2**29, "in_flight": 1, "oldest_age_s": None, "state": "paused", "retries": 4,
+            "queued": 5, "queued_bytes": 500, "max_bytes": 2**29, "in_flight": 1, "concurrency": 8, "oldest_age_s": None, "state": "paused", "retries": 4,
         },
     },
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import types
 from pathlib import Path
@@ -247,3 +248,37 @@ def test_an_error_among_the_findings_is_78(file):
     result = CliRunner().invoke(main, ["check", "--config", str(file), "--json"])
     assert result.exit_code == 78
     assert [f["about"] for f in json.loads(result.stdout) if f["level"] == "error"] == ["[destinations.agentos]"]
+
+
+def test_the_way_out_is_shown(sound):
+    """Through which proxy and where that was set, without its password; a file that can't be read is an error by its key."""
+    found = Config(
+        listen=sound.listen,
+        spool=sound.spool,
+        destinations={
+            "agentos": msgspec.structs.replace(sound.destinations["agentos"], base_url="https://platform.example")
+        },
+    )
+    env = {"HTTPS_PROXY": "http://ann:hunter22@proxy:3128"}
+    lines = [finding.message for finding in examine(Loaded(found, "agentd.toml"), env, UID)]
+    assert "through the proxy http://proxy:3128 (HTTPS_PROXY)" in lines
+    assert not any("hunter22" in line for line in lines)
+    assert _complaints(found, {"HTTPS_PROXY": "socks5://ann:hunter22@proxy"}) == [
+        ("error", "HTTPS_PROXY: socks5:// proxies are not supported; expected http://host:port or https://host:port")
+    ]
+    wrong = msgspec.structs.replace(found.destinations["agentos"], ca_file="/nowhere.pem")
+    found = msgspec.structs.replace(found, destinations={"agentos": wrong})
+    assert _complaints(found) == [("error", "ca_file: /nowhere.pem: No such file or directory")]
+
+
+def test_a_socket_that_the_service_manager_holds_is_fine(sound, tmp_path, monkeypatch):
+    """Socket activation: the folder is root's, the socket is there already, and is passed at the start."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    path = folder / "agentd.sock"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        monkeypatch.setattr("agentd.cli.check.os.access", lambda place, _mode: place != folder)
+        assert _complaints(sound) == []
+        path.unlink()
+        assert _complaints(sound) == [("error", f"{folder}: this user may not write here")]

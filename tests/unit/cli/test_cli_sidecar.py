@@ -17,7 +17,7 @@ from agentd.cli.sandbox import AGENT_ID
 from agentd.cli.sidecar import TOKEN_VARIABLE, Outcome, last_line, settings, status
 from agentd.cli.sidecar_state import choose, foreign, purpose, settle, waiting
 from agentd.config import load as load_configuration
-from agentd.sections import Config, Destination, Listen, Secret, Security, TokenRule
+from agentd.sections import Config, Destination, Listen, Outbound, Secret, Security, TokenRule
 
 URL = "http://127.0.0.1:5000"
 
@@ -213,3 +213,22 @@ def test_its_own_options_end_where_the_command_begins(verb):
     command = main.get_command(None, verb)
     context = command.make_context(verb, ["--", "tool", "--require-delivered", "--port", "1"])
     assert context.params["command"] == ("tool", "--require-delivered", "--port", "1")
+
+
+def test_no_sdk_asks_a_proxy_for_agentd():
+    """Where a proxy is set, this host is taken out of it in both spellings: it would be shown the local token."""
+    child = given({"HTTPS_PROXY": "http://p:1", "NO_PROXY": ".internal"}, config())
+    assert child["NO_PROXY"] == child["no_proxy"] == ".internal,127.0.0.1,localhost"
+    assert given({"http_proxy": "http://p:1"}, config())["NO_PROXY"] == "127.0.0.1,localhost"
+    assert given({"ALL_PROXY": "http://p:1", "no_proxy": "*"}, config())["no_proxy"] == "*"
+    assert "NO_PROXY" not in given({}, config())
+
+
+def test_a_proxys_password_is_agentds_alone():
+    """A variable that the configuration names as a proxy's place is taken out like a key's."""
+    of = Config(
+        destinations={"ours": agentos(proxy=Secret(env="OUR_PROXY"))},
+        outbound=Outbound(proxy=Secret(env="COMMON_PROXY")),
+    )
+    child = given({"OUR_PROXY": "http://u:pw@p:1", "COMMON_PROXY": "http://u:pw@q:1", "HOME": "/"}, of)
+    assert {"OUR_PROXY", "COMMON_PROXY"} & set(child) == set()

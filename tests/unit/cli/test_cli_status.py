@@ -1,18 +1,85 @@
-"""`agentd status` for people: what is drawn from the daemon's answer."""
+"""`agentd status` for people and for scripts: what is drawn from the daemon's answer, and the exit code."""
 
 from __future__ import annotations
 
-import pytest
+import json
+from contextlib import contextmanager
+from pathlib import Path
 
-from agentd.cli import terminal
+import pytest
+from click.testing import CliRunner
+
+from agentd.cli import main, terminal
+from agentd.cli.ask import Daemon
+from agentd.cli.health import exit_code, troubles
+from agentd.cli.layout import bar, cut, length, rate, wrapped
 from agentd.cli.status import read_status, screen
 from agentd.errors import StateError
 
+SCREENS = Path(__file__).parents[2] / "data" / "screens"
 LEAST = {"agentd": "0.1.0", "pid": 1, "state": "running", "uptime_s": 5.0}
+CALM = LEAST | {
+    "pid": 19024, "uptime_s": 6.2, "socket": "/tmp/tour.sock", "stuck": None,
+    "spool": {"directory": "/tmp/tour-state", "sync": "full", "bytes": 0, "max_bytes": 2**30, "disk_free_bytes": 79 * 2**30},
+    "intake": {"connections": 1, "accepted": 12, "refused": {"invalid": 1}, "lost_before_intake": {}},
+    "memory": {"rss_bytes": 45 * 2**20, "window_bytes": 0, "budget_bytes": 2**26},
+    "destinations": {
+        "agentos": {
+            "state": "ok", "admitted": 12, "delivered": 11, "dead": 1, "max_bytes": 2**30, "causes": {"dead": {"rejected": 1}},
+            "admitted_per_s": 2.0, "delivered_per_s": 1.8, "drain": "empty", "eta_s": 0.0, "requests": 5, "retries": 0,
+        }
+    },
+}  # fmt: skip
+TROUBLED = CALM | {
+    "config": "/etc/agentd/agentd.toml",
+    "listen": {"socket": "/tmp/tour.sock", "http": "http://127.0.0.1:4319"},
+    "stuck": "12 commits failed in a row",
+    "spool": CALM["spool"] | {"full": True, "disk_free_bytes": 0, "quarantined_rows": 2, "bytes": 10 * 2**20},
+    "intake": CALM["intake"] | {"held": 40, "lost_before_intake": {"buffer_full:event": 2}},
+    "redaction": {"version": 1, "mode": "mask", "keys": 6, "patterns": 40, "hits": {"jwt": 3, "card": 1}},
+    "reloads": {"done": 2, "failed": 1, "last_at": "2026-11-22T07:01:02.123456Z", "last_error": "[retry] max: expected a duration"},
+    "dead_letters": {"records": 3, "bytes": 120 * 2**20, "max_bytes": 2**27, "invalid": 1},
+    "journal": {"entries": 1200, "rows": 40, "bytes": 99_999, "max_bytes": 2**28},
+    "destinations": {
+        "agentos": {
+            "state": "waiting", "reason": "no connection to 127.0.0.1:4400: Connect call failed ('127.0.0.1', 4400)",
+            "retry_in_s": 31.7, "admitted": 12_619, "queued": 12_517, "delivered": 101, "dead": 1, "queued_bytes": 240 * 2**20,
+            "max_bytes": 2**28, "oldest_age_s": 45.8, "admitted_per_s": 38.8, "delivered_per_s": 0.0, "drain": "not draining",
+            "causes": {"dead": {"rejected": 1}}, "requests": 100, "retries": 3,
+        },
+        "decidefyi": {
+            "state": "waiting", "reason": "429 monthly cap", "retry_in_s": 700_000.0, "admitted": 5, "queued": 5, "queued_bytes": 900,
+            "max_bytes": 2**28, "oldest_age_s": 3600.0, "drain": "not draining",
+            "quota": {"reached": True}, "forecast": "decide.fyi's monthly cap is used up; it is fresh again on the 1st of December",
+            "gates": {"open": 1, "allow": 3, "circuit": "open", "reason": "5 in a row"},
+        },
+        "old": {"state": "removed", "reason": "not in the configuration; its queue is kept", "admitted": 1, "queued": 1},
+    },
+}  # fmt: skip
+AT_REST = {
+    "agentd": "0.1.0", "pid": None, "state": "stopped", "socket": "/tmp/tour.sock", "config": None,
+    "spool": {"directory": "/tmp/tour-state", "sync": "full", "bytes": 300, "max_bytes": 2**30, "disk_free_bytes": 2**30},
+    "intake": {"lost_before_intake": {"buffer_full:event": 3}},
+    "destinations": {"cloud": {"state": "stopped", "admitted": 3, "queued": 3, "queued_bytes": 300, "max_bytes": 1000, "oldest_age_s": 9.0}},
+}  # fmt: skip
 
 
 def _status(**there):
     return read_status(LEAST | {"destinations": {"agentos": {"platform": "agentos", "state": "ok", **there}}})
+
+
+# -- the screen --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "width"),
+    [("status-calm", CALM, 80), ("status-troubled", TROUBLED, 80), ("status-wide", TROUBLED, None), ("status-stopped", AT_REST, 80)],
+)  # fmt: skip
+def test_the_screen(name, document, width):
+    """The screens as they are meant to look: what is wrong stands where it belongs, and nothing is wider than the terminal."""
+    lines = screen(read_status(document), width)
+    assert "\n".join(lines) + "\n" == (SCREENS / f"{name}.txt").read_text()
+    assert width is None or max(map(length, lines)) <= width
 
 
 def test_books_that_balance():
@@ -29,7 +96,9 @@ def test_books_are_added_up_here_too():
 
 def test_records_on_their_way_to_the_disk_are_no_fault():
     """A record is admitted a moment before it is queued: that moment is named, not reported as a loss."""
-    assert screen(_status(admitted=10, delivered=6))[-1].endswith("quarantined + 4 being written")
+    status = _status(admitted=10, delivered=6)
+    assert screen(status)[-1] == "books balance: 10 admitted = 6 delivered + 0 queued + 0 dead + 4 being written"
+    assert troubles(status) == []
 
 
 def test_an_answer_that_is_no_status():
@@ -38,26 +107,12 @@ def test_an_answer_that_is_no_status():
         read_status({"hello": 1})
 
 
-def test_a_destination_that_was_taken_out_of_the_configuration():
-    """Its queue is kept, and shown without platform and address."""
-    there = {"platform": None, "base_url": None, "state": "removed", "admitted": 1, "queued": 1}
-    assert any(line.startswith("old ") for line in screen(read_status(LEAST | {"destinations": {"old": there}})))
-
-
-def test_what_clients_lost_is_shown():
-    """Losses that clients have reported stand beside what was accepted."""
-    status = read_status(LEAST | {"intake": {"accepted": 1, "lost_before_intake": {"buffer_full": 2}}})
-    assert "lost before intake: buffer_full 2" in screen(status)[4]
-
-
 def test_gates_are_shown_where_there_were_any():
-    """How gates were answered, and whether their circuit is open; nothing where nobody asked."""
-    gates = {"open": 1, "allow": 3, "deny": 0, "circuit": "open", "reason": "5 in a row"}
-    there = {"platform": "ascend", "state": "ok", "gates": gates}
-    lines = screen(read_status(LEAST | {"destinations": {"ascend": there}}))
-    assert "    gates: 1 open, 3 allow, circuit open: 5 in a row" in lines
-    quiet = {"platform": "ascend", "state": "ok", "gates": {"open": 0, "circuit": "closed"}}
-    assert not any("gates" in line for line in screen(read_status(LEAST | {"destinations": {"ascend": quiet}})))
+    """How gates were answered; nothing where nobody asked."""
+    assert "    gates: 1 open, 3 allow" in screen(
+        _status(gates={"open": 1, "allow": 3, "deny": 0, "circuit": "closed"})
+    )
+    assert not any("gates" in line for line in screen(_status(gates={"open": 0, "circuit": "closed"})))
 
 
 def test_books_that_the_daemon_doubts():
@@ -65,10 +120,18 @@ def test_books_that_the_daemon_doubts():
     assert screen(read_status(LEAST | {"balanced": False}))[-1] == "books do NOT balance"
 
 
-def test_rare_ends_get_a_column_only_when_they_occur():
-    """Purged and quarantined are shown when there are any."""
-    assert "purged" not in screen(_status())[7]
-    assert "purged" in screen(_status(admitted=1, purged=1))[7]
+def test_rare_ends_are_named_only_when_they_occur():
+    """Shed, purged and quarantined stand with their causes, where there are any."""
+    assert "    1 admitted: 1 delivered" in screen(_status(admitted=1, delivered=1))
+    lines = screen(_status(admitted=2, shed=2, causes={"shed": {"queue_full": 1, "stale": 1}}))
+    assert "    2 admitted: 2 shed (queue_full 1, stale 1)" in lines
+
+
+def test_a_forecast_without_trouble():
+    """A cap that will be reached is said, and is no trouble yet."""
+    status = _status(forecast="the cap is reached on the 24th at this rate", quota={"reached": False})
+    assert "    the cap is reached on the 24th at this rate" in screen(status)
+    assert troubles(status) == []
 
 
 def test_no_destinations():
@@ -79,6 +142,130 @@ def test_no_destinations():
 def test_fields_of_a_newer_daemon_are_let_pass():
     """An older command line reads a newer daemon's answer."""
     assert read_status(LEAST | {"more": 1}).pid == 1
+
+
+# -- health ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"stuck": "12 commits failed in a row"}, "stuck"),
+        ({"spool": {"full": True}}, "disk_full"),
+        ({"spool": {"quarantined_rows": 1}}, "quarantine"),
+        ({"balanced": False}, "books"),
+        ({"dead_letters": {"bytes": 80, "max_bytes": 100}}, "dead_letters"),
+        ({"reloads": {"failed": 1, "last_error": "no"}}, "reload"),
+        ({"state": "draining"}, "draining"),
+        ({"destinations": {"a": {"state": "waiting"}}}, "waiting"),
+        ({"destinations": {"a": {"state": "paused"}}}, "paused"),
+        ({"destinations": {"a": {"state": "removed"}}}, "removed"),
+        ({"destinations": {"a": {"state": "something new"}}}, "something new"),
+        ({"destinations": {"a": {"state": "ok", "balanced": False}}}, "books"),
+        ({"destinations": {"a": {"state": "ok", "admitted": 1, "delivered": 2}}}, "books"),
+        ({"destinations": {"a": {"state": "ok", "queued": 1, "admitted": 1, "queued_bytes": 80, "max_bytes": 100}}}, "queue"),
+        ({"destinations": {"a": {"state": "ok", "quota": {"reached": True}}}}, "quota"),
+        ({"destinations": {"a": {"state": "ok", "gates": {"circuit": "open", "reason": "5 in a row"}}}}, "gates"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_one_trouble_alone_is_enough(change, what):
+    """Each reason by itself makes it 3, and is named."""
+    status = read_status(LEAST | change)
+    found = troubles(status)
+    assert [one.what for one in found] == [what]
+    assert found[0].reason
+    assert exit_code(status, found) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"dead_letters": {"records": 1, "bytes": 79, "max_bytes": 100}},
+        {"intake": {"refused": {"invalid": 9}, "lost_before_intake": {"buffer_full": 2}}},
+        {"reloads": {"done": 1, "failed": 1, "last_error": None}},
+        {"destinations": {"a": {"state": "ok", "reason": "1 lanes wait: 503", "admitted": 1, "dead": 1}}},
+    ],
+)
+def test_what_is_no_trouble(change):
+    """Single records that ended badly are counted, and no reason to wake somebody."""
+    status = read_status(LEAST | change)
+    assert troubles(status) == []
+    assert exit_code(status, []) == 0
+
+
+@pytest.mark.parametrize("state", ["stopped", "not answering"])
+def test_what_the_disk_says_is_no_daemon(state):
+    """However good the books are: nobody takes records there."""
+    status = read_status(AT_REST | {"state": state})
+    assert exit_code(status, troubles(status)) == 1
+
+
+@pytest.fixture
+def ask(monkeypatch):
+    """A daemon that answers with a document."""
+
+    def ask(document, *options):
+        monkeypatch.setattr(Daemon, "get", lambda *_, **__: document)
+        return CliRunner().invoke(main, ["status", "--socket", "/nowhere", *options])
+
+    return ask
+
+
+@pytest.mark.parametrize(("document", "code"), [(CALM, 0), (TROUBLED, 3)])
+def test_the_exit_code_and_its_reasons(ask, document, code):
+    """0 or 3, the same with `--json`, which names the reasons."""
+    assert ask(document).exit_code == code
+    done = ask(document, "--json")
+    assert done.exit_code == code
+    said = json.loads(done.stdout)
+    assert said["healthy"] is (code == 0)
+    assert [one["what"] for one in said["degraded"]] == (
+        ["stuck", "disk_full", "quarantine", "dead_letters", "reload", "waiting", "queue", "waiting", "quota", "gates", "removed"]
+        if code else []
+    )  # fmt: skip
+    assert said["destinations"] == document["destinations"]
+
+
+def test_what_a_platform_says_gives_no_orders(ask):
+    """A reason is a platform's text: it moves no cursor."""
+    there = {"state": "paused", "reason": "401 \x1b[2J\x1b]0;x\x07"}
+    shown = ask(LEAST | {"destinations": {"a": there}}).stdout
+    assert r"401 \x1b[2J\x1b]0;x\x07" in shown
+    assert "\x1b" not in shown
+
+
+# -- layout ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(0.0, "····"), (0.001, "█···"), (0.5, "██··"), (0.99, "████"), (1.0, "████"), (7.0, "████")]
+)
+def test_a_bar(share, shown):
+    """Anything at all is a cell, and more than all is no more than that."""
+    assert bar(share, 4) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "–"), (0.0, "0.0"), (38.84, "38.8"), (99.99, "100.0"), (234.4, "234"), (9999, "9,999"), (120_400, "120k")],
+)
+def test_a_rate(value, shown):
+    """In five places."""
+    assert rate(value) == shown
+
+
+def test_lines_are_parted_at_blanks():
+    """A word that is longer than the line stays whole, indentation is kept, colours take no room."""
+    assert list(wrapped("  ! one two three", 11)) == ["  ! one two", "    three"]
+    assert list(wrapped("  " + "x" * 12 + " y", 8)) == ["  " + "x" * 12, "    y"]
+    assert list(wrapped("\x1b[31mred\x1b[0m and", 7)) == ["\x1b[31mred\x1b[0m and"]
+    assert cut("abcdef", 4) == "abc…"
+    assert cut("abcd", 4) == "abcd"
+
+
+# -- colours -----------------------------------------------------------------------------------------------------------
 
 
 def _on_a_terminal(monkeypatch):
@@ -99,12 +286,18 @@ def test_colours_are_for_terminals_only(monkeypatch):
     assert terminal.paint("ok", "green") == "ok"
 
 
-def test_a_coloured_state_keeps_the_columns(monkeypatch):
-    """Colours are put in after the columns are aligned."""
+@contextmanager
+def _plain(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("NO_COLOR", "1")
+        yield
+
+
+def test_colours_change_no_column(monkeypatch):
+    """They are put in after the columns are aligned and the lines are parted."""
     _on_a_terminal(monkeypatch)
-    row = screen(_status(admitted=1, delivered=1))[8]
-    assert (
-        row.replace("\x1b[32m", "").replace("\x1b[0m", "")
-        == "agentos      ok            1       0          1     0     0       –"
-    )
-    assert "\x1b[32mok\x1b[0m" in row
+    coloured = screen(read_status(TROUBLED), 80)
+    with _plain(monkeypatch):
+        plain = screen(read_status(TROUBLED), 80)
+    assert any("\x1b[33mwaiting\x1b[0m" in line for line in coloured)
+    assert list(map(length, coloured)) == list(map(len, plain))

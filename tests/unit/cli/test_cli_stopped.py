@@ -41,8 +41,8 @@ def said(stopped):
 
 
 def test_status_says_what_the_disk_knows(stopped):
-    """Books, queue, oldest record, dead letters, bytes and free space; one line says that it is the disk that speaks."""
-    done = run(stopped, "status", "--json")
+    """Books, queue, oldest record, dead letters, bytes and free space; a line and the exit code say that it is the disk that speaks."""
+    done = run(stopped, "status", "--json", code=1)
     assert done.stderr == said(stopped)
     status = json.loads(done.stdout)
     assert (status["state"], status["pid"], status["uptime_s"], status["balanced"]) == ("stopped", None, None, True)
@@ -60,7 +60,7 @@ def test_status_says_what_the_disk_knows(stopped):
 
 def test_status_names_destinations_of_the_configuration_and_of_the_queue(stopped):
     """One that was configured since has nothing yet; one that was taken out keeps its queue."""
-    destinations = json.loads(run(stopped, "status", "--json").stdout)["destinations"]
+    destinations = json.loads(run(stopped, "status", "--json", code=1).stdout)["destinations"]
     assert list(destinations) == ["cloud", "fresh", "old"]
     assert (destinations["fresh"]["admitted"], destinations["fresh"]["balanced"]) == (0, True)
     assert (destinations["old"]["state"], destinations["old"]["queued"]) == ("removed", 1)
@@ -68,9 +68,9 @@ def test_status_names_destinations_of_the_configuration_and_of_the_queue(stopped
 
 def test_status_for_people(stopped):
     """The same screen, without what only a daemon that runs has."""
-    lines = run(stopped, "status").stdout.splitlines()
+    lines = run(stopped, "status", code=1).stdout.splitlines()
     assert lines[0].endswith("  stopped")
-    assert "  intake  lost before intake: buffer_full:event 3" in lines
+    assert "  lost    before intake, by what clients say: buffer_full:event 3" in lines
     assert not any(line.startswith("  memory") for line in lines)
     assert "    gates: 1 open" in lines
     assert lines[-1].startswith("books balance")
@@ -84,16 +84,16 @@ def test_status_does_not_mend_the_books(stopped):
         for (key,) in stopped.sql("SELECT key FROM Cache WHERE key >= ? ORDER BY key LIMIT 1", key_of(Table.SEGMENT, 0))
     )
     stopped.sql("DELETE FROM Cache WHERE key = ?", key)
-    status = json.loads(run(stopped, "status", "--json").stdout)
+    status = json.loads(run(stopped, "status", "--json", code=1).stdout)
     assert (status["balanced"], status["destinations"]["cloud"]["balanced"]) == (False, False)
-    assert run(stopped, "status").stdout.splitlines()[-1] == "books do NOT balance: cloud"
+    assert run(stopped, "status", code=1).stdout.splitlines()[-1] == "books do NOT balance: cloud"
 
 
 def test_a_daemon_that_uses_the_folder_and_does_not_answer(stopped):
     """It is named: whoever reads the answer should know that somebody writes there."""
     with (stopped.state / "lock").open("rb+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = run(stopped, "status", "--json")
+        done = run(stopped, "status", "--json", code=1)
     assert f"which the one with pid {os.getpid()} uses" in done.stderr
     status = json.loads(done.stdout)
     assert (status["state"], status["pid"]) == ("not answering", os.getpid())

@@ -232,7 +232,7 @@ class Room:
                 Desk(name, PlainPlatform(), self.gates, way, Breaker(Backoff(1.0, 60.0)), "secret", identity=self.identity, **desk)
                 for name, way in self.ways.items()
             ],
-            GateShelf(self.spool),
+            GateShelf(self.spool, self.settings.get("redactor")),
             AdmitLimits(2**20, 64),
             announce=lambda gate, payload: self.events.append((gate.run_id, payload)),
             clock=loop.time,

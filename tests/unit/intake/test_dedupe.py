@@ -127,3 +127,18 @@ def test_a_row_that_lost_its_parts_is_no_whole_record():
     assert other.look(5, rid(1), b"a") is Seen.OTHER
     other.restore(rows[28:])  # parts of nothing
     assert not other.has(5, rid(1), "one")
+
+
+def test_a_flood_of_ids_pushes_out_its_own_users():
+    """The oldest id of who has most in the window goes: nobody else's is forgotten for it."""
+    window = Window(10)
+    for number in range(4):
+        window.add(5, rid(number), b"a")
+    for number in range(100):
+        window.add(6, rid(number), b"a")
+    assert len(window) == 10
+    assert all(window.knows(5, rid(number)) for number in range(4))
+    assert [number for number in range(100) if window.knows(6, rid(number))] == list(range(94, 100))
+    for number in range(4, 100):
+        window.add(5, rid(number), b"a")
+    assert sum(window.knows(6, rid(number)) for number in range(100)) == 5  # and equal shares where both have more

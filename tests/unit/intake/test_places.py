@@ -66,3 +66,31 @@ def test_a_stranger_makes_room_over_tcp_alone():
     assert made.has_one(NOBODY)
     made.add(Guest(NOBODY, token=True))
     assert not made.has_one(NOBODY)
+
+
+def test_one_uid_has_so_many_and_no_more():
+    """`intake.max_connections_per_uid`, whatever is free; one that goes leaves its place; the refusal names the key."""
+    made = places(64)
+    made.per_uid = 10
+    guests = [Guest(ME) for _ in range(10)]
+    for guest in guests:
+        assert made.has_one(ME)
+        made.add(guest)
+    assert not made.has_one(ME)
+    assert "max_connections_per_uid = 10" in made.why_none(ME)
+    assert made.has_one(OTHER)
+    made.discard(guests[0])
+    made.discard(guests[0])
+    assert made.has_one(ME)
+    assert "intake.max_connections = 64" in made.why_none(ME)
+
+
+def test_over_tcp_the_limit_is_everybodys_together():
+    """Nobody knows whose they are until they show a token: a stranger makes room also there."""
+    made = places(64)
+    made.per_uid = 2
+    guests = [Guest(NOBODY, token=True), Guest(NOBODY)]
+    for guest in guests:
+        made.add(guest)
+    assert made.has_one(NOBODY)
+    assert [guest.aborted for guest in guests] == [False, True]

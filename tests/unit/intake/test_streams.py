@@ -157,3 +157,43 @@ def test_an_outcome_of_an_older_daemon_is_read():
     written = msgspec.msgpack.decode(streams.encode(stream))
     assert written[4][1]["rejected"] == [{"index": 0, "error": "spool full"}]
     assert streams.decode(msgspec.msgpack.encode(written)).known(1).rejected[0].to == []
+
+
+def test_a_user_has_so_many_streams_and_no_more(monkeypatch):
+    """The one goes that was silent longest, its row with the next housekeeping; another user's stay, and what was lost is not forgotten."""
+    monkeypatch.setattr(streams, "MOST_STREAMS", 3)
+    known = Streams()
+    known.add(1, Stream(7, "his"))
+    first = known.add(2, Stream(5, "s0"))
+    known.report(first, {"no_daemon:event": 4})
+    for number in range(1, 3):
+        known.add(2 + number, Stream(5, f"s{number}"))
+    known.record(first, Ack(1, 1), 10)  # in use again
+    known.add(9, Stream(5, "s3"))
+    assert [known.get(5, f"s{number}") is not None for number in range(4)] == [True, False, True, True]
+    assert known.get(7, "his") is not None
+    for number in range(4, 7):
+        known.add(10 + number, Stream(5, f"s{number}"))
+    assert known.get(5, "s0") is None
+    assert known.lost() == {"no_daemon:event": 4}
+    assert sorted(known.prune(lambda _: False)) == [2, 3, 4, 9]
+    assert known.prune(lambda _: False) == []
+
+
+def test_what_a_users_outcomes_say_is_bounded(monkeypatch):
+    """Envelopes whose every record is refused: other streams of the user go, then older outcomes of this one; the newest stays."""
+    monkeypatch.setattr(streams, "MOST_REFUSALS", 10)
+    known = Streams()
+    other, mine = known.add(1, Stream(5, "other")), known.add(2, Stream(5, "mine"))
+    his = known.add(3, Stream(7, "his"))
+    known.record(his, refusing(1, 10), 0)
+    known.record(other, refusing(1, 6), 0)
+    known.record(mine, refusing(1, 6), 0)
+    assert (known.get(5, "other"), list(mine.outcomes)) == (None, [1])
+    known.record(mine, refusing(2, 6), 0)
+    known.record(mine, refusing(3, 50), 0)
+    assert (list(mine.outcomes), list(his.outcomes)) == ([3], [1])
+
+
+def refusing(seq, count):
+    return Ack(seq, 0, [Rejected(index, "no") for index in range(count)])

@@ -12,7 +12,7 @@ from agentd.redact.build import build_redactor
 from agentd.redact.engine import Redactor
 from agentd.redact.fields import place_of
 from agentd.redact.walk import Walk
-from agentd.sections import Redact
+from agentd.sections import Redact, Secret
 
 PLANTED, LOOKALIKES = corpus.planted(), corpus.lookalikes()
 ENCODERS = {
@@ -97,19 +97,13 @@ def test_a_tag_tells_the_same_secret_again(case):
     """Mode `hash`: the same secret has the same tag, another one another, and another key gives another."""
 
     def tag(secret, key):
-        config = Redact(mode="hash", key=msgspec.convert({"env": "KEY"}, type=type_of_secret()))
+        config = Redact(mode="hash", key=Secret(env="KEY"))
         redacted = build_redactor(config, {"KEY": key}).records([record(json.dumps({"x": secret}))])[0]
         return json.loads(redacted.body)["payload"]["x"]
 
     first = tag(case.secret, "k" * 16)
     assert first == tag(case.secret, "k" * 16) != tag(case.secret, "j" * 16)
     assert first.startswith(f"[redacted:{case.rule}:")
-
-
-def type_of_secret():
-    from agentd.sections import Secret
-
-    return Secret
 
 
 def test_dropped_members_leave_valid_json():
@@ -120,7 +114,8 @@ def test_dropped_members_leave_valid_json():
         assert 0 in found, case
         assert not holds(case.secret, found[0].body)
         json.loads(found[0].body)
-    payload = '{"a":1,"password":"hunter2","b":[{"secret":"s3cr3t-x"},"%s"],"token":"abcdef123456"}' % PLANTED[0].secret
+    payload = {"a": 1, "password": "hunter2", "b": [{"secret": "s3cr3t-x"}, PLANTED[0].secret], "token": "abcdef123456"}
+    payload = json.dumps(payload, separators=(",", ":"))
     assert redactor.records([record(payload)])[0].body == record('{"a":1,"b":[{},null]}')
     decision = b'{"kind":"decision","context":"used %b"}' % PLANTED[0].secret.encode()
     assert redactor.records([decision])[0].body == b'{"kind":"decision","context":"used [redacted:openai-key]"}'

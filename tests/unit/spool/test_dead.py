@@ -789,3 +789,16 @@ async def test_a_letter_has_the_history_of_its_tries(room):
     ((_, letter),) = await room.page(ALL, 1)
     assert letter.history == (Try(5, 503, "503"), Try(9, 400, "400 no"))
     assert (letter.key, letter.tries, letter.status, letter.answer) == ("key", 2, 400, "the words")
+
+
+async def test_one_users_refusals_leave_room_for_anothers(harness):
+    """Of their room one user fills three quarters at most; who has less than a sixteenth of it is sure of that."""
+    room = await Room(harness).open(dead_bytes=8 * 16_000)
+    for number in range(200):
+        room.letters.keep_invalid(refused(body=b'{"kind":"decision","contxt":"%d"}' % number))
+    held = room.spool.ledger.invalid_bytes
+    assert 11_000 < held[1000] <= 12_000
+    while room.letters.keep_invalid(refused(body=b'{"kind":"decision","contxt":"%d"}' % held[1001], uid=1001)):
+        pass
+    assert 0 < held[1001] <= 1000
+    assert room.letters.keep_invalid(refused(uid=1002))

@@ -7,6 +7,7 @@ from spool_kit import seal_of
 
 from agentd.errors import SpoolFull
 from agentd.outcomes import State
+from agentd.queued import Source
 from agentd.records import LossClass
 from agentd.spool import room
 from agentd.spool.committer import RESERVED_BYTES
@@ -182,3 +183,77 @@ async def test_free_room_goes_back_to_the_file_system_while_that_has_plenty(harn
 
         monkeypatch.setattr(harness.store, "vacuum_step", fail)
         assert not await spool.vacuum()
+
+
+ME, OTHER, THIRD = 1000, 1001, 1002
+
+
+@pytest.fixture
+async def shared(harness, monkeypatch):
+    """A queue of 1.6 MB; 400 kB of it are kept for users who hold less than 100 kB."""
+    monkeypatch.setattr(room, "SHED_STEP", 1)
+    return await harness.open(quotas={"cloud": 1_600_000, "local": 10**7})
+
+
+async def fill(spool, harness, uid, loss, count=1):
+    """Put records of 50 kB of a user's as long as there is room, at most so many; how many there were."""
+    done = 0
+    while done < count and spool.room_for("cloud", 50_064, loss, uid):
+        entries = harness.records(1, body=BIG, loss=loss)
+        entries[0].source = Source("", uid, 1, "test")
+        await spool.append({"cloud": entries})
+        done += 1
+    return done
+
+
+async def test_a_user_alone_may_fill_a_queue(shared, harness):
+    """Nothing is kept back from him as long as nobody else sends anything."""
+    assert await fill(shared, harness, ME, KEEP, 100) == 31
+
+
+async def test_a_user_beside_others_leaves_a_quarter_for_those_who_hold_little(shared, harness):
+    """As soon as there are others, whether they have begun or are only expected: each is sure of a sixteenth."""
+    shared.ledger.senders.update([ME, OTHER])
+    assert await fill(shared, harness, ME, KEEP, 100) == 23
+    assert await fill(shared, harness, OTHER, KEEP, 100) == 1  # with the second it would be more than a sixteenth
+    assert await fill(shared, harness, THIRD, KEEP, 100) == 1
+    assert not shared.room_for("cloud", 50_064, KEEP, ME)
+    assert shared.room_for("cloud", 50_064, KEEP)  # nobody's: agentd's own
+
+
+async def test_what_is_shed_is_who_holds_mosts(shared, harness):
+    """A flood of events sheds its own; another user's older ones stay."""
+    assert await fill(shared, harness, OTHER, INFO, 5) == 5
+    assert await fill(shared, harness, ME, INFO, 100) == 100
+    held = shared.queues["cloud"].index.uid_bytes
+    assert held[OTHER] > 5 * 50_000
+    assert shed(shared) > 60
+    assert held[ME] + held[OTHER] <= 1_200_000
+
+
+async def test_who_holds_less_sheds_of_who_holds_more(shared, harness):
+    """Until both hold the same: then each sheds his own."""
+    shared.ledger.senders.update([ME, OTHER])
+    await fill(shared, harness, ME, INFO, 40)
+    assert await fill(shared, harness, OTHER, INFO, 40) == 40
+    held = shared.queues["cloud"].index.uid_bytes
+    assert abs(held[ME] - held[OTHER]) <= 110_000
+
+
+async def test_never_shed_records_of_one_user_shed_nothing_of_who_holds_less(shared, harness):
+    """Above his share he is refused, by name, before another's debug events go for it."""
+    assert await fill(shared, harness, OTHER, DEBUG, 5) == 5
+    await fill(shared, harness, ME, KEEP, 100)
+    assert shared.queues["cloud"].index.uid_bytes[OTHER] > 5 * 50_000
+    assert shed(shared) == 0
+
+
+async def test_segments_know_whose_they_are_after_a_restart(shared, harness):
+    """One commit of two users makes a segment for each, and the directory says so."""
+    entries = harness.records(4)
+    for entry, uid in zip(entries, (ME, OTHER, ME, OTHER), strict=True):
+        entry.source = Source("", uid, 1, "test")
+    await shared.append({"cloud": entries})
+    assert set(shared.queues["cloud"].index.uid_bytes) == {ME, OTHER}
+    again = await harness.crash()
+    assert set(again.queues["cloud"].index.uid_bytes) == {ME, OTHER}
