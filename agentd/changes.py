@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from agentd.errors import ConfigError
+from agentd.reach import Reach
 from agentd.sections import Config, Destination
 
 # Sections, or keys of sections, that are exchanged while the daemon runs. Destinations have rules of their own.
@@ -28,14 +29,18 @@ FOLLOWS = frozenset(
         "security",
         "log",
         "redact",
+        "identity",
         "outbound",
         "intake.reference_wait",
+        "intake.max_connections_per_uid",
+        "intake.max_records_per_second_per_uid",
+        "intake.max_bytes_per_second_per_uid",
         "intake.max_record_bytes",
         "intake.max_depth",
         "spool.max_bytes",
     }
 )
-_COMMON = ("retry", "batch", "outbound", "intake.reference_wait")  # what all couriers share
+_COMMON = ("retry", "batch", "outbound", "identity", "intake.reference_wait")  # what all couriers share
 
 
 class Site(Protocol):
@@ -49,6 +54,8 @@ class Site(Protocol):
     def api_key(self) -> str: ...
     @property
     def signing_secret(self) -> str | None: ...
+    @property
+    def reach(self) -> Reach | None: ...
 
 
 class Setup(Struct, frozen=True):
@@ -157,8 +164,15 @@ def _keys(name: str, old: Setup, new: Setup) -> Iterator[str]:
         yield "api_key"
     if was.signing_secret != now.signing_secret and "signing_secret" not in differing:
         yield "signing_secret"
+    proxy = _proxy_of(was), _proxy_of(now)
+    if proxy[0] != proxy[1] and "proxy" not in differing and old.config.outbound == new.config.outbound:
+        yield "proxy"  # the same place, another content: the environment's or a secret's
     if old.config.batch_of(name) != new.config.batch_of(name):
         yield "batch"
+
+
+def _proxy_of(site: Site) -> object:
+    return None if site.reach is None else site.reach.proxy
 
 
 def _is_within(key: str, known: Iterable[str]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from agentd.ownership import read_checked
 from agentd.paths import socket_path, state_directory
 from agentd.records import KINDS
 from agentd.sections import Batch, Config, Destination, Duration, Loaded, PeerRule, Rate, Size, TokenRule
+from agentd.stamp import completed
 from agentd.units import parse_duration, parse_rate, parse_size
 from agentd.variables import destinations_of, overlay
 
@@ -47,14 +49,16 @@ def load(
     env: Mapping[str, str],
     uid: int | None = None,
     kinds_of: Callable[[str], Iterable[str]] = lambda _platform: KINDS,
+    *,
+    before: Path | None = None,
 ) -> Loaded:
-    """Read and check the configuration. `path` None means: find it. Raises ConfigError.
+    """Read and check the configuration. `path` None means: find it, or take what was found `before`. Raises ConfigError.
 
     Without a file, and without a destination in the environment, the platforms' own variables make the destinations.
     `kinds_of` knows which kinds a platform takes; without it each is held to take all of them.
     """
     named = path is not None or bool(env.get("AGENTD_CONFIG"))
-    path = path or find(env)
+    path = path or before or find(env)
     where = str(path) if path else "environment"
     table = _read(path, named=named) if path else {}
     overlay(table, env)
@@ -153,7 +157,8 @@ def _fill(config: Config, env: Mapping[str, str], uid: int) -> Config:
     """The places that depend on who runs it."""
     listen = msgspec.structs.replace(config.listen, socket=config.listen.socket or socket_path(env, uid))
     spool = msgspec.structs.replace(config.spool, directory=config.spool.directory or state_directory(env, uid))
-    return msgspec.structs.replace(config, listen=listen, spool=spool)
+    identity = completed(config.identity, env, socket.gethostname())
+    return msgspec.structs.replace(config, listen=listen, spool=spool, identity=identity)
 
 
 def masked(config: Config) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from urllib.parse import urlsplit
 
 from agentd import globs
 from agentd.config_outbound_checks import check_outbound
+from agentd.config_probe_checks import check_probe
 from agentd.errors import ConfigError
 from agentd.records import KINDS
 from agentd.redact.build import check_redact
+from agentd.stamp import check_identity
 from agentd.wire import MAX_FRAME_BYTES
 
 if TYPE_CHECKING:  # config loads this module
@@ -87,7 +89,9 @@ def check_values(config: Config, where: str, kinds_of: Callable[[str], Iterable[
     _check_overlap(config, where, kinds_of)
     _check_security(config, where)
     _check_listener(config, where)
+    check_probe(config, where)
     check_redact(config.redact, where)
+    check_identity(config.identity, where)
 
 
 def _check_security(config: Config, where: str) -> None:

@@ -26,6 +26,7 @@ from agentd.compat.build import build_gateway
 from agentd.compat.gateway import Gateway
 from agentd.config_checks import read_tokens
 from agentd.control import DaemonControl
+from agentd.control.health import Health, Probed
 from agentd.control.letters import LetterControl
 from agentd.control.service import Service
 from agentd.crashpoints import Point, reached
@@ -42,6 +43,7 @@ from agentd.intake.admit import Admission
 from agentd.intake.dedupe import Window
 from agentd.intake.gates import add_gates
 from agentd.intake.letters import add_letters
+from agentd.intake.probe import ProbeListener
 from agentd.intake.queues import add_queues
 from agentd.intake.reaper import Reaper
 from agentd.intake.records import add_records
@@ -49,6 +51,7 @@ from agentd.intake.reload import add_reload
 from agentd.intake.server import Server
 from agentd.intake.sink import SpoolSink
 from agentd.intake.streams import Streams
+from agentd.intake.top import add_sight
 from agentd.quotas import Quotas
 from agentd.redact.build import build_redactor
 from agentd.reloading import Fresh, Parts, Reloader, admit_limits, table_of, told, trusted_uids
@@ -142,8 +145,10 @@ class Daemon:
         """From start to end. Returns the exit status: 1 if a part of the daemon died, 0 otherwise."""
         others = {signal.SIGHUP: self._hang_up, signal.SIGUSR1: logs.toggle_debug}
         with contextlib.nullcontext() if self._beside else signals_to(self.stop, others, ends=True):
-            async with self._service as service, contextlib.AsyncExitStack() as stack:
-                parts, server = await self._build(stack)
+            async with self._service as service, Health(service.pace) as health, contextlib.AsyncExitStack() as stack:
+                probed = Probed(health)
+                await stack.enter_async_context(ProbeListener(self.config.listen.probe, probed))
+                parts, server = await self._build(stack, health)
                 await server.start(service.sockets)
                 stack.push_async_callback(server.aclose)
                 self.http_url = server.http_url or ""
@@ -152,11 +157,13 @@ class Daemon:
                 reached(Point.RECOVERY_STARTED)
                 places = " and ".join(filter(None, (self.config.listen.socket, self.http_url)))
                 log.info("agentd %s takes records at %s", __version__, places, extra={"action": "started"})
+                probed.control = parts.control
                 self.ready.set()
                 service.ready(parts.spool, parts.fleet.couriers)
                 await self._stop.wait()
                 service.stopping()
                 parts.control.draining = True
+                parts.control.tail.tails.close()
                 log.info("stopping", extra={"action": "stopping"})
                 reached(Point.SHUTDOWN_BEGUN)
                 await self._drain(parts, server)
@@ -165,10 +172,11 @@ class Daemon:
         logs.flush()
         return int(self._failed)
 
-    async def _build(self, stack: contextlib.AsyncExitStack) -> tuple[Parts, Server]:
+    async def _build(self, stack: contextlib.AsyncExitStack, health: Health) -> tuple[Parts, Server]:
         """All parts, joined; the socket and the couriers are still to be started."""
         spool = await self._open_spool()
         stack.push_async_callback(spool.close)
+        spool.hide = self._redactor.text
         self._name_removed(spool)
         self._watch(spool.start())
         http = await stack.enter_async_context(Http())
@@ -199,6 +207,8 @@ class Daemon:
             keeper,
             clocks=self._clocks,
             decides=not self._beside,
+            health=health,
+            missing=lambda: server[0].missing() if server else None,
             quota=quotas.document,
         )
         fleet.observer = control.observer
@@ -210,7 +220,9 @@ class Daemon:
         app = self._app(control, sink, keeper, letters, gateway)
         server.append(Server(self.config, sink, app))
         lists = partial(routes.follow, app)
-        parts = Parts(spool, sink, fleet, reaper, notices, keeper, gateway, self.access, lists, control)
+        parts = Parts(
+            spool, sink, fleet, reaper, notices, keeper, gateway, self.access, lists, control, server[0].follow
+        )
         return parts, server[0]
 
     def _app(
@@ -222,6 +234,7 @@ class Daemon:
         add_letters(app, LetterControl(letters, control.queues.read, self._clocks.now_us), control)
         add_queues(app, control.queues, control)
         add_records(app, control.records, control)
+        add_sight(app, control.top, control.tail, control)
         add_reload(app, self.reload, control)
         gateway.add_to(app)
         return app

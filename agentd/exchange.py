@@ -9,7 +9,7 @@ from __future__ import annotations
 import email.utils
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -116,6 +116,7 @@ class Context(Struct, frozen=True):
     ]  # the platform's id for (kind, local id); None where an optional one is dead
     inject_id: bool = True
     options: Mapping[str, str] = {}  # `[destinations.NAME.options]`: which of a platform's variants to speak
+    stamp: Mapping[str, Any] = {}  # `[identity]`, for a body that has room for it
 
 
 class Sending(Struct, frozen=True):
@@ -126,6 +127,7 @@ class Sending(Struct, frozen=True):
     now_s: float  # Unix time
     body: bytes = b""
     signing_secret: str | None = None
+    environment: str = ""  # `identity.environment`, fit for a header
 
     def __repr__(self) -> str:
         """Without the secrets."""

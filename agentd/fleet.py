@@ -100,7 +100,9 @@ class Fleet:
     def is_moving(self, deadline: float) -> bool:
         """Whether anything that waits may still go out before `deadline` (monotonic)."""
         queues = self._spool.queues
-        return any(queues[name].live and courier.moving(deadline) for name, courier in self.couriers.items())
+        return bool(self._leaving) or any(
+            queues[name].live and courier.moving(deadline) for name, courier in self.couriers.items()
+        )
 
     def letters_left(self) -> None:
         """Dead letters have left their room, or have more of it."""

@@ -2,8 +2,8 @@
 
 No redirects (a 301 would turn a POST into a GET and report success: silent loss), no retries, no cookies, no look at the
 environment, a bounded read of each answer, the key taken out of what comes back, and every failure of the network as `Lost` with
-the one fact that matters: was anything sent? Until the first byte of the request itself is written nothing was, whatever a proxy or
-TLS made of the connection.
+the one fact that matters: was anything sent? Until the request has its connection nothing was, whatever a proxy or TLS made of the
+way there.
 
 Connections are kept for the next request and live for minutes at most: then a platform that has moved is found at its new address,
 and certificates are read anew.
@@ -117,6 +117,11 @@ class Http:
     ) -> None:
         for pool in filter(None, (self._pool, *self._retired)):
             await pool.close()
+
+    def renew(self) -> None:
+        """Certificates' files are read anew for the next request; what is under way ends as it began."""
+        if self._pool is not None:
+            self._pool.born = -math.inf
 
     async def post(
         self,

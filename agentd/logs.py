@@ -50,13 +50,16 @@ class _Json(logging.Formatter):
         line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(
-            {key: _hide(value) if isinstance(value, str) else value for key, value in line.items()}, default=_shown
-        )
+        return json.dumps(_hidden(line), default=lambda value: _hide(str(value)))
 
 
-def _shown(value: object) -> str:
-    return _hide(str(value))
+def _hidden(value: Any) -> Any:
+    """Every text in it without secrets."""
+    if isinstance(value, str):
+        return _hide(value)
+    if isinstance(value, Mapping):
+        return {key: _hidden(item) for key, item in value.items()}
+    return [_hidden(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _as_it_is(text: str) -> str:

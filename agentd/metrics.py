@@ -229,3 +229,23 @@ def _destinations(destinations: dict[str, dict[str, Any]]) -> Iterator[Metric]:
     yield ages
     yield states
     yield retries
+    yield from _quotas(destinations)
+
+
+def _quotas(destinations: dict[str, dict[str, Any]]) -> Iterator[Metric]:
+    """Of platforms that tell something of a cap."""
+    left = GaugeMetricFamily(
+        "agentd_quota_left", "What is left of the month's cap, where it is known.", labels=("destination",)
+    )
+    reached = GaugeMetricFamily(
+        "agentd_quota_reached", "1 while the platform's cap is used up.", labels=("destination",)
+    )
+    for name, facts in destinations.items():
+        quota = facts.get("quota")
+        if quota is None:
+            continue
+        reached.add_metric((name,), float(quota["reached"]))
+        if quota["left"] is not None:
+            left.add_metric((name,), quota["left"])
+    yield left
+    yield reached

@@ -11,7 +11,8 @@ import os
 import stat
 from pathlib import Path
 
-from agentd.errors import ConfigError
+from agentd.errors import ConfigError, StateError
+from agentd.ownership import check_way, is_trusted
 
 MAX_BYTES = 64 * 1024  # keys, tokens, PEM files
 _OTHERS = 0o077
@@ -58,21 +59,25 @@ def _check_file(path: Path, found: os.stat_result) -> None:
 
 def _check_way(path: Path) -> None:
     """Whoever may write to a folder may put another file into it; the sticky bit leaves that to the file's owner."""
-    real = Path(os.path.realpath(path))
-    for place in {path.absolute(), real}:
+    us = os.geteuid()
+    for place in {path.absolute(), Path(os.path.realpath(path))}:
         found = os.stat(place.parent)  # noqa: PTH116 - beside the other calls of os
-        shared = found.st_mode & _OTHERS_WRITE and not found.st_mode & stat.S_ISVTX
-        if shared or not _is_ours(found.st_uid):
-            whose = f"mode {stat.S_IMODE(found.st_mode):04o}" if shared else f"it belongs to uid {found.st_uid}"
+        if found.st_mode & _OTHERS_WRITE and not found.st_mode & stat.S_ISVTX:
+            mode = f"{stat.S_IMODE(found.st_mode):o}"
             raise ConfigError(
-                f"{path}: others may put another file in its place: {place.parent} is theirs to write to ({whose})"
+                f"{path}: others may put another file in its place: {place.parent} is theirs to write to (its mode is {mode})"
             )
     link = os.lstat(path)
     if stat.S_ISLNK(link.st_mode) and not _is_ours(link.st_uid):
         raise ConfigError(f"{path}: is a symbolic link of uid {link.st_uid}, who may lead it elsewhere")
+    if us:
+        try:
+            check_way(path, us, "secret")
+        except StateError as error:
+            raise ConfigError(str(error)) from None
 
 
 def _is_ours(uid: int) -> bool:
     """Root's, or our own; to root everybody's is."""
-    own = os.geteuid()
-    return uid in {0, own} or own == 0
+    us = os.geteuid()
+    return us == 0 or is_trusted(uid, us)

@@ -34,7 +34,7 @@ from agentd.intake.sink import SpoolSink
 from agentd.logs import set_up
 from agentd.redact.build import build_redactor, no_redactor
 from agentd.redact.engine import Redactor
-from agentd.sections import Config, Loaded
+from agentd.sections import Config, Intake, Loaded
 from agentd.spool import adopting
 from agentd.spool.notices import Notices
 from agentd.spool.spool import Spool
@@ -44,7 +44,7 @@ log = logging.getLogger("agentd")
 
 
 class Parts(NamedTuple):
-    """What follows the configuration. `routes` hears the names of the destinations."""
+    """What follows the configuration. `routes` hears the names of the destinations, `bounds` what one user may."""
 
     spool: Spool
     sink: SpoolSink
@@ -56,6 +56,7 @@ class Parts(NamedTuple):
     access: Access
     routes: Callable[[Iterable[str]], None]
     control: DaemonControl
+    bounds: Callable[[Intake], None] = lambda _intake: None
 
 
 class Fresh(NamedTuple):
@@ -135,7 +136,11 @@ class Reloader:
         """What changed. Raises ConfigError where nothing did for a fault in it, AgentdError when agentd is stopping."""
         if self._closed:
             raise AgentdError("agentd is stopping")
-        return as_document(await asyncio.shield(self._ask()))
+        task = self._ask()
+        await asyncio.wait({task})  # who stops waiting stops nothing
+        if task.cancelled():
+            raise AgentdError("agentd is stopping")
+        return as_document(task.result())
 
     async def close(self) -> None:
         """Read nothing more; one that is under way ends before its exchange, or after it."""
@@ -209,6 +214,7 @@ class Reloader:
         trusted = trusted_uids(config)
         set_up(config.log.level, config.log.format)
         adopting.adopt(parts.spool, {name: target.identity for name, target in targets.items()})
+        parts.spool.ledger.senders.update(rule.uid for rule in config.security.peers)
         resize(parts.spool, config)
         parts.fleet.follow(plan, targets)
         if "dead_letters.max_bytes" in plan.settings:
@@ -222,6 +228,7 @@ class Reloader:
         parts.notices.follow(told(targets))
         parts.gateway.follow(stands)
         parts.routes(targets)
+        parts.bounds(config.intake)
         parts.control.follow(fresh.loaded)
         self._now = fresh
         self._followed(fresh.loaded)

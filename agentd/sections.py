@@ -86,6 +86,7 @@ def _printable(secret: str, place: str) -> str:
 class Listen(Struct, frozen=True, forbid_unknown_fields=True):
     socket: str = ""
     http: str | None = None  # "127.0.0.1:4319": HTTP alone, loopback alone, with a token
+    probe: str | None = None  # "0.0.0.0:4320": /healthz, /readyz and /metrics alone, for kubelet and Prometheus
     mode: str = "0660"
     group: str | None = None
 
@@ -171,6 +172,16 @@ class Security(Struct, frozen=True, forbid_unknown_fields=True):
     tokens: list[TokenRule] = []
 
 
+class Identity(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where records come from (agentd.stamp); empty: nothing is said of it."""
+
+    host: str = ""
+    service: str = ""
+    environment: str = ""
+    version: str = ""
+    attributes: dict[str, str] = {}
+
+
 class Outbound(Struct, frozen=True, forbid_unknown_fields=True):
     """The way out, for every destination that says nothing else."""
 
@@ -239,6 +250,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     memory: Memory = Memory()
     security: Security = Security()
     redact: Redact = Redact()
+    identity: Identity = Identity()
     outbound: Outbound = Outbound()
     log: Log = Log()
     destinations: dict[str, Destination] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from agentd.exchange import Platform, check_options
 from agentd.intake.routing import Route
 from agentd.reach import reach_of
 from agentd.sections import Config, Destination, Secret
+from agentd.stamp import stamp_of
 from agentd.variables import KEY_VARIABLES
 
 log = logging.getLogger("agentd")
@@ -29,6 +30,7 @@ class Target:
         self.destination: Destination = config.destinations[name]
         self.platform: Platform = platforms.load(self.destination.platform)
         self.base_url = self.destination.base_url or self.platform.default_base_url
+        self.stamp = stamp_of(config.identity)
         self.kinds = self.destination.accepts(self.platform.calls)  # empty: gates only, nothing is queued for it
         unknown = sorted(self.kinds - set(self.platform.calls))
         if unknown:
@@ -109,7 +111,13 @@ class Target:
             inject_id=self.destination.inject_id,
             options=self.destination.options or {},
             signing_secret=self.signing_secret,
-            dialect=(self.destination.agent_id, self.destination.agents, self.destination.options),
+            stamp=self.stamp,
+            dialect=(
+                self.destination.agent_id,
+                self.destination.agents,
+                self.destination.options,
+                self.config.identity,
+            ),
         )
 
 

@@ -34,6 +34,7 @@ EQUIPMENT = {
     "sections",
     "config_checks",
     "config_outbound_checks",
+    "config_probe_checks",
     "proxies",
     "reach",
     "trust",
@@ -54,6 +55,8 @@ EQUIPMENT = {
     "private",
     "signals",
     "filesystems",
+    "stamp",
+    "clash",
 }
 ROOMS = {"intake", "spool", "delivery", "platforms"}
 ROOT_ROOM = ""  # agentd/__init__.py: the version, and names that are loaded when they are asked for
@@ -75,7 +78,8 @@ ALLOWED = (
         "daemon": COMMON | EQUIPMENT | ROOMS | {"control", "gate", "compat", "targets", "fleet", "reloading", "quotas"},
         "client": COMMON,
         "sandbox": COMMON | {"client"},  # never what it is to check: platforms, spool, delivery, intake, daemon
-        "cli": COMMON | EQUIPMENT | ROOMS | {"control", "daemon", "targets", "gate", "compat", "client", "sandbox"},
+        "doctor": COMMON | EQUIPMENT | ROOMS | {"control", "targets"},
+        "cli": COMMON | EQUIPMENT | ROOMS | {"doctor", "control", "daemon", "targets", "gate", "compat", "client", "sandbox"},
         "testing": COMMON | {"spool"},
         "__main__": {"cli"},
         ROOT_ROOM: {"client", "errors"},

@@ -9,6 +9,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -81,6 +83,9 @@ class Daemon:
     def ask(self, method: str, target: str, body: bytes = b"", timeout_s: float | None = None) -> Answer:
         """The answer as it came, unless it is an error in the daemon's envelope: that raises Refused."""
         answer = self._exchange(method, target, body, self.timeout_s if timeout_s is None else timeout_s)
+        return self._checked(method, target, answer)
+
+    def _checked(self, method: str, target: str, answer: Answer) -> Answer:
         document = answer.document
         error = document.get("error") if isinstance(document, dict) else None
         if isinstance(error, dict):
@@ -89,13 +94,29 @@ class Daemon:
             raise Refused(answer.status, "", str(error or f"{method} {target}: status {answer.status}"))
         return answer
 
+    def lines(self, path: str, **query: object) -> Iterator[bytes]:
+        """What it says at `path`, line by line and without the empty ones, until it ends. Raises as the others do."""
+        with self._asked("GET", path + _query(query), b"", self.timeout_s) as response:
+            if response.status >= _SOME_ERROR:
+                body = response.read()
+                self._checked("GET", path, Answer(response.status, json.loads(body), body))
+            with suppress(http.client.IncompleteRead):  # it was killed: that is an end, too
+                for line in response:
+                    if line.strip():
+                        yield line.rstrip(b"\n")
+
     def _exchange(self, method: str, target: str, body: bytes, timeout_s: float) -> Answer:
+        with self._asked(method, target, body, timeout_s) as response:
+            answer = response.read()
+            return Answer(response.status, json.loads(answer), answer)
+
+    @contextmanager
+    def _asked(self, method: str, target: str, body: bytes, timeout_s: float) -> Iterator[http.client.HTTPResponse]:
+        """The answer's head has come; what goes wrong before its end is a sentence that says what to do."""
         connection = _UnixConnection(self.socket, timeout_s)
         try:
             connection.request(method, target, body or None, {"Content-Type": JSON} if body else {})
-            response = connection.getresponse()
-            answer = response.read()
-            return Answer(response.status, json.loads(answer), answer)
+            yield connection.getresponse()
         except (FileNotFoundError, ConnectionRefusedError):
             raise NoDaemon(f"no daemon at {self.socket}: start one with 'agentd run'") from None
         except PermissionError:
@@ -115,4 +136,4 @@ class Daemon:
 
 def _query(values: dict[str, object]) -> str:
     given = {name: value for name, value in values.items() if value is not None}
-    return "?" + urlencode(given) if given else ""
+    return "?" + urlencode(given, doseq=True) if given else ""

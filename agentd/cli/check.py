@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import starmap
 from pathlib import Path
 from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import click
 
@@ -63,8 +64,7 @@ def check(ctx: click.Context, *, online: bool, as_json: bool) -> None:
     if as_json:
         print_json([finding._asdict() for finding in findings])
     else:
-        for level, about, message in findings:
-            click.echo(f"{paint(f'{level:<7}', _COLOURS[level])}  {about}: {message}")
+        say(findings)
     if any(finding.level == "error" for finding in findings):
         ctx.exit(ConfigError.exit_code)
     ctx.exit(int(unsaid))
@@ -77,11 +77,18 @@ def _online(config: Config, env: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding(LEVELS[found], f"[destinations.{name}]", reason)
 
 
+def say(findings: Iterable[Finding]) -> None:
+    """A line for each."""
+    for level, about, message in findings:
+        click.echo(f"{paint(f'{level:<7}', _COLOURS[level])}  {about}: {message}")
+
+
 def examine(loaded: Loaded, env: Mapping[str, str], uid: int) -> Iterator[Finding]:
     """All findings, in the order of the configuration."""
     yield Finding("ok", "configuration", loaded.path or "no file; from the environment")
     yield from _listen(loaded.config.listen, uid)
     yield from _try("[listen]", _http, loaded.config, env)
+    yield from _probe(loaded.config.listen)
     yield from _spool(loaded.config.spool, uid)
     yield from starmap(Finding, check_strangers.look(loaded.config, uid))
     yield from _times(loaded.config)
@@ -125,6 +132,15 @@ def _http(about: str, config: Config, env: Mapping[str, str]) -> Iterator[Findin
         yield Finding("ok", about, f"http at {config.listen.http} for the holders of {count} local token(s)")
     elif count:
         yield Finding("warning", about, "http is not set: nobody can use the tokens of [[security.tokens]]")
+
+
+def _probe(listen: Listen) -> Iterator[Finding]:
+    if listen.probe is not None:
+        yield Finding(
+            "ok", "[listen]",
+            f"probe at {listen.probe}: /healthz, /readyz and /metrics for everybody who reaches it, in the clear and without a token; "
+            "it tells names of destinations, kinds and counts, and nothing of records, agents and runs",
+        )  # fmt: skip
 
 
 def _group(name: str) -> Finding:
@@ -255,6 +271,8 @@ def _way(about: str, destination: Destination, outbound: Outbound, env: Mapping[
     reach = reach_of(destination, base_url, outbound, env)
     if reach.proxy is not None:
         yield Finding("ok", about, f"through the proxy {reach.proxy.place} ({reach.proxy.source})")
+    if urlsplit(base_url).scheme != "https":
+        return
     if reach.trust.ca_file is not None:
         ends = [ssl.cert_time_to_seconds(str(one["notAfter"])) for one in reach.trust.context().get_ca_certs()]
         over = sum(end < time.time() for end in ends)

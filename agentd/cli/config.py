@@ -26,7 +26,13 @@ _COMMENT_COLUMN = 48
 Key = tuple[str, ...]
 
 # Places that agentd shares with its clients and with systemd, and that are no AGENTD_<SECTION>__<KEY>
-_PLACES: dict[Key, str] = {("listen", "socket"): "AGENTD_SOCKET", ("spool", "directory"): "STATE_DIRECTORY"}
+_PLACES: dict[Key, str] = {
+    ("listen", "socket"): "AGENTD_SOCKET",
+    ("spool", "directory"): "STATE_DIRECTORY",
+    ("identity", "service"): "OTEL_SERVICE_NAME",
+    ("identity", "version"): "OTEL_RESOURCE_ATTRIBUTES",
+    ("identity", "environment"): "OTEL_RESOURCE_ATTRIBUTES",
+}
 
 
 @click.command()
@@ -73,7 +79,7 @@ class _Origins:
             return f"file: {self._path}"
         if key[0] == "destinations" and key[1] in self._made and not is_default:
             return "environment: the platform's own variables"
-        if self._env.get(_PLACES.get(key, "")):
+        if not is_default and self._env.get(_PLACES.get(key, "")):
             return f"environment: {_PLACES[key]}"
         return "default" if is_default else "default for this user"
 

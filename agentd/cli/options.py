@@ -62,11 +62,16 @@ def load_config() -> Loaded:
     return read_config(_given().config)
 
 
-def read_config(path: Path | None) -> Loaded:
-    """The configuration at `path`, else the one that environment or usual places name; on any thread. Raises ConfigError."""
+def named_config() -> Path | None:
+    """What `--config` says."""
+    return _given().config
+
+
+def read_config(path: Path | None, before: Path | None = None) -> Loaded:
+    """The configuration at `path`, else the one that was found `before`, or is found now; on any thread. Raises ConfigError."""
     from agentd import config
 
-    return config.load(path, os.environ, None, _kinds_of)
+    return config.load(path, os.environ, None, _kinds_of, before=before)
 
 
 def _kinds_of(platform: str) -> Iterable[str]:
@@ -106,6 +111,11 @@ def find_socket(given: Path | None, env: Mapping[str, str], uid: int) -> str:
         from agentd.cli.ask import NoDaemon
 
         raise NoDaemon(f"no daemon at {error}: start one with 'agentd run'") from error
+
+
+def given_config() -> Path | None:
+    """What `--config` names."""
+    return _given().config
 
 
 def _given() -> Given:

@@ -18,7 +18,7 @@ _LANES = {
     "reference": "without an id they need",
     "memory": "on disk only",
 }
-_WAITS = {
+WAITS = {
     "answer": "an answer of the platform",
     "batch": "its batch to fill or be due",
     "backoff": "its next try",
@@ -162,7 +162,7 @@ def _lane_rows(lanes: list[dict[str, Any]]) -> list[str]:
 
 def _waiting(lane: dict[str, Any]) -> str:
     waits = lane["waits"]
-    words = [_WAITS[waits["for"]]]
+    words = [WAITS[waits["for"]]]
     if waits["failures"]:
         words.append(f"after {many(waits['failures'], 'failure')}")
     if waits["next_try_in_s"] is not None:

@@ -208,11 +208,14 @@ class Delivery:
         """What is signed changes with the secret: such a value is a mask as a whole."""
         secret = self._settings.signing_secret
         one, other = (
-            self._target.platform.headers(Sending(MASK, key, self._now_us / 1e6, request.body, signed))
+            self._target.platform.headers(
+                Sending(MASK, key, self._now_us / 1e6, request.body, signed, self._settings.stamp.environment)
+            )
             for signed in (secret, secret and secret + secret)
         )
         return {
             **HEADERS,
+            **self._settings.stamp.headers,
             **{name: value if other[name] == value else MASK for name, value in one.items()},
             **request.headers,
         }

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from agentd.cli.options import config_option, load_config, read_config
+from agentd.cli.options import config_option, load_config, named_config, read_config
 from agentd.errors import ConfigError
 from agentd.paths import socket_path
 from agentd.sections import Loaded
@@ -26,15 +26,15 @@ from agentd.systemd import inherit
 def run(ctx: click.Context, socket: str | None, state: str | None) -> None:
     """Run the daemon in the foreground until SIGTERM; SIGHUP has it read the configuration again."""
     catch_early()
-    faulthandler.enable()  # the watchdog ends a daemon that hangs by SIGABRT: the log says where every thread stood
+    faulthandler.enable(2)  # the watchdog ends a daemon that hangs by SIGABRT: the log says where every thread stood
     inherited = inherit(os.environ)
     settled = partial(_with, socket=socket, state=state, passed=inherited.path)
     loaded = settled(load_config())
-    path = None if loaded.path is None else Path(loaded.path)
+    named, found = named_config(), None if loaded.path is None else Path(loaded.path)
     from agentd.control.service import Service
     from agentd.daemon import serve
 
-    ctx.exit(serve(loaded, os.environ, lambda: settled(read_config(path)), Service(inherited)))
+    ctx.exit(serve(loaded, os.environ, lambda: settled(read_config(named, found)), Service(inherited)))
 
 
 def _with(loaded: Loaded, *, socket: str | None, state: str | None, passed: str | None) -> Loaded:

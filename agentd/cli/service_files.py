@@ -13,6 +13,7 @@ from msgspec import Struct
 SERVICE = "agentd.service"
 SOCKET = "agentd.socket"
 SYSUSERS = "agentd.conf"
+_PLACE = "%t/agentd/agentd.sock"  # %t is /run for the host, and a user's own runtime folder
 
 _RESTART = """\
 Restart=on-failure
@@ -83,8 +84,8 @@ def service(facts: Facts) -> str:
     agentd = f"{facts.command} --config {facts.config}"
     calls = (
         f"ExecStartPre={agentd} check\nExecStart={agentd} run\n"
-        "# agentd checks first and keeps what it has if the configuration is wrong; its status says so\n"
-        "ExecReload=/bin/kill -HUP $MAINPID\n"
+        "# Whole or not at all: with a wrong configuration this fails and says why, and the old one stays (SIGHUP does the same, unheard)\n"
+        f"ExecReload={facts.command} reload --socket {_PLACE}\n"
     )
     whole = [
         "[Unit]",
@@ -129,7 +130,6 @@ def _credentials(facts: Facts) -> str:
 
 def socket(facts: Facts) -> str:
     """agentd.socket."""
-    place = "%t/agentd/agentd.sock" if facts.user else "/run/agentd/agentd.sock"
     access = (
         "SocketMode=0600\nDirectoryMode=0700"
         if facts.user
@@ -140,7 +140,7 @@ def socket(facts: Facts) -> str:
 Description=agentd's socket
 
 [Socket]
-ListenStream={place}
+ListenStream={_PLACE}
 {access}
 RemoveOnStop=yes
 

@@ -76,6 +76,7 @@ class DestinationStatus(Struct, frozen=True):
     drain: str = "unknown"
     eta_s: float | None = None
     in_flight: int = 0
+    concurrency: int = 0
     requests: int = 0
     retries: int = 0
     causes: dict[str, dict[str, int]] = {}

@@ -10,9 +10,12 @@ from typing import Any
 
 from agentd import __version__
 from agentd.ageing import Clocks
+from agentd.control.health import Health
 from agentd.control.queue import QueueControl
 from agentd.control.records import RecordControl
 from agentd.control.reloads import Reloads
+from agentd.control.tail import TailControl
+from agentd.control.top import TopControl
 from agentd.delivery.courier import Courier
 from agentd.gate.keeper import Keeper
 from agentd.intake import Grant, Peer
@@ -44,10 +47,13 @@ class DaemonControl:
         *,
         clocks: Clocks | None = None,
         decides: bool = True,
+        health: Health | None = None,
+        missing: Callable[[], str | None] = lambda: None,
         quota: Callable[[str], dict[str, Any]] = lambda _name: {"quota": None, "forecast": None},
     ) -> None:
         """`clocks` are those that the records were stamped by; `quota` tells of a destination's cap.
 
+        `missing` says why nobody can connect, `health` is fed by whoever has opened it.
         `decides` False: agents run under the daemon's own uid, so that nobody on the socket may decide for them.
         """
         self.draining = False
@@ -61,10 +67,15 @@ class DaemonControl:
         self._keeper = keeper
         self._decides = decides
         self._quota = quota
+        self._missing = missing
+        self._health = health or Health()
+        self._health.opened(spool)
         self._clocks = clocks or Clocks()
         self.reloads = Reloads(self._clocks.now_us)
         self.queues = QueueControl(self._config, spool, couriers, self._clocks)
         self.records = RecordControl(self._config, couriers, self.queues.read)
+        self.tail = TailControl(spool, self.queues, self._clocks)
+        self.top = TopControl(self.status, spool, couriers, self.queues, self._clocks, time.monotonic)
         self._started = self._clocks.now_us() / 1e6
         self._started_mono = time.monotonic()
         self._metrics = Metrics(
@@ -91,10 +102,10 @@ class DaemonControl:
     # -- health ------------------------------------------------------------------------------------------------------
 
     def unhealthy(self) -> str | None:
-        return self._spool.stuck()
+        return self._health.unhealthy()
 
     def unready(self) -> str | None:
-        return "draining" if self.draining else None
+        return "draining" if self.draining else self._missing() or self._health.stuck()
 
     def metrics(self) -> tuple[bytes, str]:
         return self._metrics.text()
@@ -239,7 +250,10 @@ class DaemonControl:
         return left
 
     def _why(self, name: str) -> str | None:
-        state, reason, _ = self._couriers[name].status()
+        courier = self._couriers.get(name)
+        if courier is None:  # since the flush was asked for
+            return "removed: not in the configuration; its queue is kept"
+        state, reason, _ = courier.status()
         return reason if state == "ok" else f"{state}: {reason}"
 
     async def run(self, run_id: str, *, viewer: Peer, admin: bool, grant: Grant) -> dict[str, Any] | None:

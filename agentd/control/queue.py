@@ -143,7 +143,7 @@ class QueueControl:
 
     async def lanes(self, asked: Asked, viewer: Peer, *, admin: bool, grant: Grant) -> dict[str, Any]:
         ages = self._clocks.ages()
-        wanted = wanted_of(asked, ages, None if admin else self._own(viewer, grant))
+        wanted = wanted_of(asked, ages, None if admin else self.own(viewer, grant))
         found = await self.read(lambda rows, stop: census(rows, wanted, Sort(asked.sort), asked.limit, stop=stop))
         queued = {name: queue.live for name, queue in self._spool.queues.items()}
         return documents.lanes_document(found, [self._lane(lane, ages) for lane in found.lanes], queued)
@@ -161,7 +161,7 @@ class QueueControl:
         return waits(courier.lanes.find(lane.lane), courier.circuit, self._monotonic())
 
     async def records(self, asked: Asked, viewer: Peer, *, admin: bool, grant: Grant) -> dict[str, Any]:
-        ages, own = self._clocks.ages(), self._own(viewer, grant)
+        ages, own = self._clocks.ages(), self.own(viewer, grant)
         narrow = asked.run is not None or asked.agent is not None  # whoever names one sees whether there is such a one
         wanted = wanted_of(asked, ages, own if narrow and not admin else None)
         found = await self.read(lambda rows, stop: oldest(rows, wanted, asked.limit, RECORD_BYTES, stop=stop))
@@ -172,13 +172,13 @@ class QueueControl:
         return documents.records_document(found, shown)
 
     async def receipts(self, asked: Asked, viewer: Peer, *, admin: bool, grant: Grant) -> dict[str, Any]:
-        wanted = wanted_receipts_of(asked, self._clocks.ages(), None if admin else self._own(viewer, grant))
+        wanted = wanted_receipts_of(asked, self._clocks.ages(), None if admin else self.own(viewer, grant))
         rows = self._spool.journal.rows
         return documents.receipts_document(
             await self.read(lambda store, stop: receipts(store, rows, wanted, asked.limit, stop=stop))
         )
 
-    def _own(self, viewer: Peer, grant: Grant) -> Callable[[str, Source], bool]:
+    def own(self, viewer: Peer, grant: Grant) -> Callable[[str, Source], bool]:
         """Whether a record is the viewer's, of an agent and a destination that it was given."""
 
         def own(name: str, source: Source) -> bool:

@@ -25,7 +25,7 @@ from agentd.delivery.sealing import Sealer, Wait
 from agentd.delivery.settings import Settings
 from agentd.delivery.throttle import Throttle
 from agentd.delivery.waits import next_step, standing
-from agentd.exchange import Attempt, Lost, Platform, Request, Response, Sending, Transport, Unencodable, told_at
+from agentd.exchange import Attempt, Lost, Platform, Request, Response, Transport, Unencodable, told_at
 from agentd.outcomes import Cause, Delivered, Pause, Reject, Retry, Scope, Split, Unknown, Verdict
 from agentd.queued import Death, Entry, Seal, Try
 from agentd.records import RUN_ENDS
@@ -105,7 +105,8 @@ class Courier:
 
     def exchange(self, settings: Settings, transport: Transport, *, probes: bool = False) -> None:
         """From now on by these; what is under way ends as it began. With `probes` a destination that waits is tried at once."""
-        rotated = settings.keys != self.settings.keys
+        if probes:
+            self.circuit.try_now(self._clock(), anew=settings.keys != self.settings.keys)
         self.settings, self._transport = settings, transport
         self.circuit.backoff = settings.backoff
         self.throttle.follow(settings.max_in_flight, settings.rate)
@@ -113,8 +114,6 @@ class Courier:
         for fixed, seal in self._sealer.follow(settings, [(seal, self._outbox.members(seal)) for seal in sealed]):
             if not self.lanes.is_busy(seal.lane):
                 _ = self._outbox.split(seal, [fixed])  # the same batch, with its bytes
-        if probes:
-            self.circuit.try_now(self._clock(), anew=rotated)
         self._release()
 
     def take_over(self, lanes: Iterable[str]) -> None:
@@ -284,7 +283,7 @@ class Courier:
             await self._bury(lane, seal, entries, death_of(Cause.OUTCOME_UNKNOWN, reason, lane, seal, None))
             return
         keys = self.settings.keys
-        headers = self.platform.headers(Sending(keys[0], seal.key, self._now_us() / 1e6, request.body, keys[1]))
+        headers = self.settings.headers(self.platform, seal.key, self._now_us() / 1e6, request.body)
         maybe_taken = seal.tried
         seal.tried = True
         begun = self._clock()
@@ -409,10 +408,8 @@ class Courier:
             self.circuit.pause(self._clock(), _LETTERS_FULL, _RESERVED_S)
             log.error("%s: paused: %s", self._name, _LETTERS_FULL, extra=self._about("paused", lane, seal))
             return
-        log.warning(
-            "%s: %d records of %s are dead: %s", self._name, len(entries), lane.key, death.reason,
-            extra={**self._about("buried", lane, seal, entries), "cause": str(death.cause)},
-        )  # fmt: skip
+        told = {**self._about("buried", lane, seal, entries), "cause": str(death.cause)}
+        log.warning("%s: %d records of %s are dead: %s", self._name, len(entries), lane.key, death.reason, extra=told)
         self.lanes.succeeded(lane)
         lane.history = []
         reached(Point.BURY_BEGUN)

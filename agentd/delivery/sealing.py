@@ -142,7 +142,10 @@ class Sealer:
         return self.settings.reference_wait_us - self._age_us(entry.admitted_us)
 
     def _context(self) -> Context:
-        return Context(self.settings.agent_of, self._platform_id, self.settings.inject_id, self.settings.options)
+        settings = self.settings
+        return Context(
+            settings.agent_of, self._platform_id, settings.inject_id, settings.options, settings.stamp.members
+        )
 
     def _platform_id(self, kind: str, local_id: str) -> str | None:
         ref = self._outbox.reference(kind, local_id)
@@ -153,7 +156,8 @@ class Sealer:
     def _contexts(self) -> Iterator[Context]:
         """What may have been known and set when a batch was sealed.
 
-        Ids as they are known now, ids taken as the platform's own, or none; and `inject_id` as it may have been.
+        Ids as they are known now, ids taken as the platform's own, or none; and `inject_id` as it may have been. What bears a stamp
+        is sealed with its body, since when there are stamps: without a body there was none.
         """
         for settings in (self.settings, *self._former):
             for inject_id in (settings.inject_id, not settings.inject_id):

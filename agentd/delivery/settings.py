@@ -8,6 +8,8 @@ from msgspec import Struct
 
 from agentd.delivery.backoff import Backoff
 from agentd.delivery.batcher import Limits
+from agentd.exchange import Platform, Sending
+from agentd.stamp import Stamp
 
 
 class Settings(Struct, frozen=True):
@@ -24,12 +26,19 @@ class Settings(Struct, frozen=True):
     options: Mapping[str, str] = {}
     signing_secret: str | None = None
     rate: float | None = None  # requests a second
+    stamp: Stamp = Stamp()
     dialect: object = None  # what of the configuration shapes the bytes of a batch: equal where they would be
 
     @property
     def keys(self) -> tuple[str, str | None]:
         """The secrets that a request goes out under."""
         return self.api_key, self.signing_secret
+
+    def headers(self, platform: Platform, idempotency_key: str, now_s: float, body: bytes) -> dict[str, str]:
+        """What a request goes out under; `now_s` is Unix time."""
+        key, secret = self.keys
+        sending = Sending(key, idempotency_key, now_s, body, secret, self.stamp.environment)
+        return {**self.stamp.headers, **platform.headers(sending)}
 
     def __repr__(self) -> str:
         """Without the secrets."""

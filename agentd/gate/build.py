@@ -24,6 +24,7 @@ from agentd.sections import Config, Destination
 from agentd.spool.gaterows import GateRow
 from agentd.spool.gates import GateShelf
 from agentd.spool.spool import Spool
+from agentd.stamp import Stamp
 from agentd.wire import Ack, Message, encode
 
 log = logging.getLogger("agentd.gate")
@@ -47,6 +48,8 @@ class Site(Protocol):
     def signing_secret(self) -> str | None: ...
     @property
     def identity(self) -> str: ...
+    @property
+    def stamp(self) -> Stamp: ...
     def agent_of(self, local: str) -> str: ...
     def route(self) -> Route: ...
 
@@ -142,6 +145,7 @@ def _desk(site: Site, way: Outlet, backoff: Backoff) -> Desk:
         takes_events=lambda agent: route.takes("event", agent),
         agent_of=site.agent_of,
         options=site.destination.options or {},
+        stamp=site.stamp,
         open_mode=site.destination.fail_mode == "open",
         spend=way.spend,
     )

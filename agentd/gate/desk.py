@@ -15,6 +15,7 @@ from agentd.gate.breaker import Breaker
 from agentd.gating import Gate
 from agentd.queued import Ref
 from agentd.spool.gaterows import GateRow, Stored
+from agentd.stamp import Stamp
 
 _OWN = frozenset({"breaker", "polls", "counts"})  # of a desk, whatever is configured
 POLLS = 16  # of one destination at once, for gates that nobody waits for any more
@@ -80,6 +81,7 @@ class Desk(Struct):
     takes_events: Callable[[str], bool] = lambda _agent: True  # of an agent: where the event of a verdict goes
     agent_of: Callable[[str], str] = lambda local: local
     options: Mapping[str, str] = {}
+    stamp: Stamp = Stamp()
     open_mode: bool = False  # fail_mode = "open"
     spend: Callable[[], None] = lambda: (
         None

@@ -192,7 +192,7 @@ class Flow:
 
     def context(self) -> Context:
         """What the adapter may ask while it encodes."""
-        return Context(self.desk.agent_of, self._platform_id, options=self.desk.options)
+        return Context(self.desk.agent_of, self._platform_id, options=self.desk.options, stamp=self.desk.stamp.members)
 
     def _platform_id(self, kind: str, local_id: str) -> str | None:
         ref = self.common.shelf.reference(self.gate.destination, kind, local_id)

@@ -129,8 +129,10 @@ class Sender:
         """One request, circuit or not. A look has no key: it may be a POST too, and would get the first answer again."""
         desk = self.desk
         desk.spend()
-        sending = Sending(desk.api_key, key, self.common.now_us() / 1e6, request.body, desk.signing_secret)
+        now_s, stamp = self.common.now_us() / 1e6, desk.stamp
+        sending = Sending(desk.api_key, key, now_s, request.body, desk.signing_secret, stamp.environment)
         headers = {name: value for name, value in desk.platform.headers(sending).items() if value}
+        headers = {**stamp.headers, **headers}
         return await (way or desk.way).send(request, headers, timeout_s=timeout_s, limit=GATE_ANSWER_BYTES)
 
     async def send(self, request: Request) -> Outcome:

@@ -57,12 +57,16 @@ def _nameless() -> int | None:
 
 def open_loopback(address: str) -> socket.socket:
     """A socket that listens on `listen.http`. Raises AlreadyRunning where somebody does already, ConfigError, StateError."""
-    host, port = http_address(address)
+    return open_tcp(*http_address(address), f"[listen] http: {address}")
+
+
+def open_tcp(host: str, port: int, about: str) -> socket.socket:
+    """A socket that listens on an address of this host; `about` begins the errors: AlreadyRunning, StateError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
-        raise StateError(f"[listen] http: {address}: {error.strerror or error}") from error
+        raise StateError(f"{about}: {error.strerror or error}") from error
     try:
         # A daemon that ended leaves connections in TIME_WAIT; a port that is listened on stays taken all the same
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -71,8 +75,8 @@ def open_loopback(address: str) -> socket.socket:
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise AlreadyRunning(f"[listen] http: {address}: another program is listening here") from error
-        raise StateError(f"[listen] http: {address}: {error.strerror or error}") from error
+            raise AlreadyRunning(f"{about}: another program is listening here") from error
+        raise StateError(f"{about}: {error.strerror or error}") from error
     return sock
 
 
@@ -107,6 +111,15 @@ class UnixListener:
         except BaseException:
             os.close(self._lock)
             raise
+
+    def missing(self) -> str | None:
+        """Why nobody can connect any more, None if they can."""
+        try:
+            if _identity(self.path) == self._identity:
+                return None
+        except OSError:
+            return f"the socket {self.path} is gone"
+        return f"something else is at the socket's place {self.path}"
 
     def close(self) -> None:
         """End listening and unlink the socket, if what lies at the path is still ours. The lock stays."""

@@ -31,6 +31,11 @@ class Rates:
     def __repr__(self) -> str:
         return f"<Rates {self._records_per_s:g} records/s, {self._bytes_per_s:g} B/s, {len(self._buckets)} users>"
 
+    def follow(self, records_per_s: float, bytes_per_s: float) -> None:
+        """By these from now on; everybody begins with a full bucket."""
+        self._records_per_s, self._bytes_per_s = float(records_per_s), float(bytes_per_s)
+        self._buckets.clear()
+
     @property
     def limits(self) -> bool:
         """Whether there is a limit at all."""

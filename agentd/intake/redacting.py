@@ -1,4 +1,4 @@
-"""Records on their way to admission: encoded, and without their secrets. Pure.
+"""Records on their way to admission: encoded, and without their secrets. No I/O but a line in the log.
 
 Whole messages are screened at once. Whoever comes after this sees only what will be stored: lanes, digests, evidence and queues know
 no secret. So the digest under which a repeat of an id is known is one of the redacted record, and from the disk nobody can try out
@@ -7,6 +7,7 @@ what a short secret was; two records of one id that differ in a masked secret al
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, MutableMapping, Sequence
 from datetime import UTC
 
@@ -17,6 +18,8 @@ from agentd.errors import RecordError
 from agentd.records import TIME_FIELDS, Record, kind_of
 from agentd.redact.engine import Redacted, Redactor
 from agentd.wire import decode_record, encode
+
+log = logging.getLogger("agentd.intake")
 
 
 class Prepared(Struct, frozen=True):
@@ -34,7 +37,13 @@ def prepare(
     """All items in their order; `hits` hears by index what was found in which."""
     prepared = [_encoded(index, item) for index, item in items]
     whole = [one for one in prepared if one.body]
+    known = redactor.ids.total()
     changed = redactor.records([one.body for one in whole])
+    if redactor.ids.total() > known:
+        log.warning(
+            "an id looks like a secret (%s): it is stored as it is, since it names things", ", ".join(sorted(redactor.ids)),
+            extra={"action": "id_like_secret"},
+        )  # fmt: skip
     if changed:
         new = {whole[place].index: _without(whole[place], redacted) for place, redacted in changed.items()}
         hits.update({whole[place].index: redacted.hits for place, redacted in changed.items()})

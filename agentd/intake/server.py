@@ -25,7 +25,7 @@ from agentd.intake.places import Places
 from agentd.intake.protocol import HttpProtocol
 from agentd.intake.rates import Rates
 from agentd.intake.rota import Rota
-from agentd.sections import Config
+from agentd.sections import Config, Intake
 from agentd.wire import encode
 
 _log = logging.getLogger("agentd.intake")
@@ -56,6 +56,16 @@ class Server:
     def connections(self) -> int:
         """How many are open, in any dialect."""
         return len(self._open)
+
+    def follow(self, intake: Intake) -> None:
+        """One user's limits, from now on; connections that are above a lower one stay."""
+        self._open.per_uid = intake.max_connections_per_uid
+        if self._shared is not None:
+            self._shared.rates.follow(intake.max_records_per_second_per_uid, intake.max_bytes_per_second_per_uid)
+
+    def missing(self) -> str | None:
+        """Why nobody can connect over the Unix socket any more; None if they can, or if it is the service manager's."""
+        return None if self._unix is None else self._unix.missing()
 
     async def start(self, sockets: Sequence[socket.socket] | None = None) -> None:
         """Listen on `listen.http`, and on `listen.socket` or `sockets` (listening, as systemd passes them), which become ours.

@@ -33,6 +33,7 @@ from agentd.platforms._questions import (
 )
 from agentd.platforms._rulings import after, bounded, failed, lost, says_twice, segment, still_open
 from agentd.platforms.base import retry_after
+from agentd.stamp import stamped
 
 _PATH = "/v1/intents"
 _REST_S = 1.0  # after a 429 that names no time
@@ -89,7 +90,7 @@ class IntentGate:
         body |= {
             _WIRE_NAMES.get(name, name): fields[name] for name in _KINDS if name in fields and name not in _MADE_BELOW
         }
-        body["metadata"] = with_gate_id(members(fields, "metadata"), question)
+        body["metadata"] = with_gate_id(stamped(members(fields, "metadata"), context.stamp), question)
         return Request(_PATH, _encode(body))
 
     def rule(self, question: Question, answer: Response | Lost, attempt: Attempt) -> Ruling:  # noqa: ARG002 - the protocol's

@@ -22,6 +22,7 @@ from agentd.platforms._ascend_answers import decoded, is_denial, is_json, is_our
 from agentd.platforms._ascend_decision import Decision, levels_of, names_an_action, read_decision
 from agentd.platforms._questions import OBJECT, TEXT, Kind, agent_of, check, given, members, read, with_gate_id, wrong
 from agentd.platforms._rulings import after, bounded, failed, is_cut, lost, says_twice, segment, still_open
+from agentd.stamp import stamped
 
 _SUBMIT = "/api/v1/actions/submit"
 _STATUS = "/api/v1/actions/{id}/status"
@@ -89,7 +90,7 @@ class ActionGate:
         }
         if details:
             body["action_details"] = details
-        body["context"] = with_gate_id(_circumstances(fields), question)
+        body["context"] = with_gate_id(stamped(_circumstances(fields), context.stamp), question)
         parent = _parent(fields)
         if parent is not None:
             body["parent_action_id"] = _known_parent(parent, context)

@@ -37,6 +37,7 @@ from agentd.platforms._agentos_wire import Envelope, by_code, envelope_in, reaso
 from agentd.platforms.base import by_status, is_cut, lost, with_extra
 from agentd.probing import Probe
 from agentd.records import TYPES, Event, Json, RunCancel, RunComplete, RunFail, RunStart, Span, Task, Time
+from agentd.stamp import MEMBER
 from agentd.standin import StandIn
 
 _PREFIX = "/api/ingest/v1"
@@ -173,10 +174,15 @@ def _start(record: RunStart, item: Item, context: Context) -> _Start:
     return _Start(
         agent_id=agent,
         trigger_type=record.trigger_type or "sdk",
-        input=object_of(record.input),
+        input=_stamped(object_of(record.input), context),
         external_run_id=record.external_run_id or record.run_id,
         parent_run_id=None if parent is None else context.resolve("run", parent),
     )
+
+
+def _stamped(given: Raw, context: Context) -> Raw:
+    """The run's input with where it came from, unless the agent has put something there itself."""
+    return Raw(with_extra(bytes(given), {MEMBER: Raw(_encode(context.stamp))})) if context.stamp else given
 
 
 def _event(item: Item, context: Context) -> _Event | Raw:

@@ -113,6 +113,8 @@ class Ascend:
         if sending.idempotency_key:  # a read has none
             correlation_id = "asc_" + hashlib.sha256(sending.idempotency_key.encode()).hexdigest()[:16]
             headers |= {"idempotency-key": sending.idempotency_key, "x-correlation-id": correlation_id}
+        if sending.environment:
+            headers["x-environment"] = sending.environment
         if sending.signing_secret:
             headers["x-signature"] = _signature(sending.signing_secret, timestamp, sending.body)
         return headers

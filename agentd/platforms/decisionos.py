@@ -47,6 +47,7 @@ from agentd.platforms._decisionos_wire import (
 from agentd.platforms.base import by_status, is_cut, lost, next_month_s, object_of, with_extra
 from agentd.probing import Probe
 from agentd.records import TYPES, Decision, Snapshot
+from agentd.stamp import runner_of
 from agentd.standin import StandIn
 
 _encode = msgspec.json.Encoder().encode
@@ -106,7 +107,7 @@ class DecisionOS:
             raise Unencodable(f"a {item.kind} names no agent_id and the destination has none")
         body: dict[str, Any] = {"agentId": agent, "requestId": record.request_id or text_of(item.record_id)}
         if isinstance(record, Decision):
-            body |= decision_body(record)
+            body |= _runner(context) | decision_body(record)
         else:
             body |= _snapshot(record, item, context)
         return Request(call.path, with_extra(_encode(body), record.extra))
@@ -132,6 +133,12 @@ class DecisionOS:
 
 
 # -- requests --------------------------------------------------------------------------------------------------------------
+
+
+def _runner(context: Context) -> dict[str, Any]:
+    """What runs it, for an agent that does not say. A gate's decision goes without: its key may meet another identity."""
+    runner = runner_of(context.stamp)
+    return {} if runner is None else {"runner": runner}
 
 
 def _snapshot(record: Snapshot, item: Item, context: Context) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from agentd.redact.fields import place_in_question, place_of
 from agentd.redact.keys import Keys
 from agentd.redact.marks import Marker, Mode
 from agentd.redact.patterns import Pattern
-from agentd.redact.screen import Screen
+from agentd.redact.screen import Screen, Suspicion
 from agentd.redact.text import Texts
 from agentd.redact.walk import NotJson, Place, Walk
 
@@ -115,8 +115,8 @@ class Redactor:
         if not bodies or not self.version:
             return {}
         changed: dict[int, Redacted] = {}
-        for index in self._screen.suspects(bodies):
-            redacted = self._document(bodies[index], place_of)
+        for index, suspicion in self._screen.suspects(bodies).items():
+            redacted = self._document(bodies[index], place_of, suspicion)
             if redacted.hits:
                 changed[index] = redacted
         return changed
@@ -150,10 +150,14 @@ class Redactor:
         self.counts.update(span.rule for span in spans)
         return self._texts.replace(text, spans) if spans else text
 
-    def _document(self, data: bytes, places: Callable[[str], Place]) -> Redacted:
-        walk = Walk(data, self._texts)
+    def _document(self, data: bytes, place_of: Callable[[str], Place], found: Suspicion | None = None) -> Redacted:
+        """`found` is what is suspected in a record, which is known to be JSON."""
+        if found is None:
+            walk = Walk(data, self._texts)
+        else:
+            walk = Walk(data, self._texts, patterns=found.patterns, named=found.named, places=found.places)
         try:
-            body = walk.run(places)
+            body = walk.run(place_of)
         except NotJson:
             return self._as_text(data)
         self.counts.update(walk.hits)

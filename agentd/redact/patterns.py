@@ -159,7 +159,8 @@ BUILT_IN: tuple[Pattern, ...] = (
     _build("url-signature", r"[?&](?:sig|[Xx]-[Aa]mz-[Ss]ignature|[Xx]-[Gg]oog-[Ss]ignature)=([A-Za-z0-9%+/=_-]{16,}+)",
            "sig=", "ignature=", group=1, folded=(b'sig"', b'signature"'), back=12),
     _build("url-password", _URL, "://", group=1, check=_has_password),
-    _build("bearer", r"(?<![A-Za-z0-9])[Bb](?:earer|EARER) {1,4}([A-Za-z0-9._~+/=-]{16,}+)", "earer ", "EARER ", group=1, check=_looks_random, folded=(b'bearer"',)),
+    _build("bearer", r"(?<![A-Za-z0-9])[Bb](?:earer|EARER) {1,4}([A-Za-z0-9._~+/=-]{16,}+)", "earer ", "EARER ", group=1, check=_looks_random, folded=(b'bearer"',),
+           confirm=r"(?i:bearer)(?: {1,4}|%20|\+)[A-Za-z0-9._~+/=-]{16}"),
     _build("basic-auth", r"(?<![A-Za-z0-9])[Bb]asic {1,4}([A-Za-z0-9+/]{8,}+={0,2})", "asic ", group=1, check=_is_basic, folded=(b'basic"',)),
     Pattern(
         "card",

@@ -15,6 +15,7 @@ import ctypes
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum, auto
 from itertools import accumulate
 
 from agentd.redact.keys import Keys
@@ -65,17 +66,54 @@ def _contains() -> Callable[[bytes, bytes], object]:
 contains = _contains()
 
 
+class Named(Enum):
+    """A needle of the names'."""
+
+    NAMED = auto()
+
+
+class Suspicion:
+    """What a record may hold. `places` are where, None: anywhere; `patterns` which, None: any; `named`: something by its name."""
+
+    __slots__ = ("named", "patterns", "places")
+
+    def __init__(self) -> None:
+        self.places: list[int] | None = []
+        self.patterns: list[Pattern] | None = []
+        self.named = False
+
+    def add(self, place: int, what: Pattern | Named | None) -> None:
+        if self.places is not None:
+            self.places.append(place)
+        if what is None:  # an escape hides what it is
+            self.patterns, self.named = None, True
+        elif isinstance(what, Named):
+            self.named = True
+        elif self.patterns is not None and what not in self.patterns:
+            self.patterns.append(what)
+
+    def add_anywhere(self, pattern: Pattern) -> None:
+        self.places = None
+        if self.patterns is not None and pattern not in self.patterns:
+            self.patterns.append(pattern)
+
+
 class Screen:
     """The needles of the rules in force."""
 
     def __init__(self, keys: Keys, patterns: Sequence[Pattern]) -> None:
-        self._raw: list[tuple[bytes | None, bytes, Confirm]] = []
-        self._folded: list[tuple[bytes, Confirm]] = [(needle, _Name(keys)) for needle in keys.needles()]
+        self._raw: list[tuple[bytes | None, bytes, Confirm, Pattern | None]] = []
+        self._folded: list[tuple[bytes, Confirm, Pattern | Named]] = [
+            (needle, _Name(keys), Named.NAMED) for needle in keys.needles()
+        ]
+        self._beside: list[Pattern] = []
         self._always: list[Pattern] = []
         for pattern in patterns:
             self._add(pattern)
         if self.is_on:
-            self._raw += [(b"\\", b"\\u00", _escape), (b"@", b":\\/\\/", _always), (b"%", b"%40", _percent_url)]
+            self._raw += [
+                (b"\\", b"\\u00", _escape, None), (b"@", b":\\/\\/", _always, None), (b"%", b"%40", _percent_url, None),
+            ]  # fmt: skip
 
     @property
     def is_on(self) -> bool:
@@ -83,41 +121,51 @@ class Screen:
 
     def _add(self, pattern: Pattern) -> None:
         if pattern.digits:
-            self._folded += [(_DIGITS, _is_run), *((group, _is_group) for group in _GROUPS)]
+            self._folded += [(_DIGITS, _is_run, pattern), *((group, _is_group, pattern) for group in _GROUPS)]
         elif pattern.beside:
-            known = {needle for _, needle, _ in self._raw}
-            self._raw += [
-                (_rarest(word), word, _always) for word in map(str.encode, pattern.beside) if word not in known
-            ]
+            self._beside.append(pattern)
+            known = {needle for _, needle, _, _ in self._raw}
+            words = [word for word in map(str.encode, pattern.beside) if word not in known]
+            self._raw += [(_rarest(word), word, _always, pattern) for word in words]
         elif pattern.folded:
-            self._folded += [(needle, _Form(pattern)) for needle in pattern.folded]
+            self._folded += [(needle, _Form(pattern), pattern) for needle in pattern.folded]
         elif pattern.needles:
-            self._raw += [(_rarest(needle), needle, _Form(pattern)) for needle in map(str.encode, pattern.needles)]
+            needles = map(str.encode, pattern.needles)
+            self._raw += [(_rarest(needle), needle, _Form(pattern), pattern) for needle in needles]
         else:
             self._always.append(pattern)
 
-    def suspects(self, bodies: Sequence[bytes]) -> set[int]:
-        """Which of the bodies may hold a secret."""
+    def suspects(self, bodies: Sequence[bytes]) -> dict[int, Suspicion]:
+        """Which of the bodies may hold a secret, and what of it is suspected where."""
         data = bodies[0] if len(bodies) == 1 else b"\n".join(bodies)
         if b"\0" in data:
             data = data.replace(b"\0", b"\1")
         folded = data.translate(FOLDING)
-        places = list(self._places(data, folded))
-        if not places and not self._always:
-            return set()
-        ends = list(accumulate(len(body) + 1 for body in bodies))
-        found = {bisect_right(ends, place) for place in places}
+        hits = list(self._hits(data, folded))
+        if not hits and not self._always:
+            return {}
+        starts = [0, *accumulate(len(body) + 1 for body in bodies)]
+        found: dict[int, Suspicion] = {}
+        for place, what in hits:
+            index = bisect_right(starts, place) - 1
+            found.setdefault(index, Suspicion()).add(place - starts[index], what)
         for pattern in self._always:
-            found |= {index for index, body in enumerate(bodies) if index not in found and _may_match(pattern, body)}
+            for index, body in enumerate(bodies):
+                if index in found or _may_match(pattern, body):
+                    found.setdefault(index, Suspicion()).add_anywhere(pattern)
+        for index, suspicion in found.items():
+            for pattern in self._beside:
+                if any(word.encode() in bodies[index] for word in pattern.beside):
+                    suspicion.add_anywhere(pattern)
         return found
 
-    def _places(self, data: bytes, folded: bytes) -> Iterator[int]:
-        for rare, needle, confirm in self._raw:
+    def _hits(self, data: bytes, folded: bytes) -> Iterator[tuple[int, Pattern | Named | None]]:
+        for rare, needle, confirm, what in self._raw:
             if (rare is None or rare in data) and contains(data, needle):
-                yield from _confirmed(data, data, folded, needle, confirm)
-        for needle, confirm in self._folded:
+                yield from ((place, what) for place in _confirmed(data, data, folded, needle, confirm))
+        for needle, confirm, that in self._folded:
             if contains(folded, needle):
-                yield from _confirmed(folded, data, folded, needle, confirm)
+                yield from ((place, that) for place in _confirmed(folded, data, folded, needle, confirm))
 
 
 def _confirmed(searched: bytes, data: bytes, folded: bytes, needle: bytes, confirm: Confirm) -> Iterator[int]:

@@ -74,13 +74,17 @@ class Texts:
             if not (words := pattern.beside or pattern.needles) or (is_hidden and not pattern.beside) or any(word in whole for word in words)
         ]  # fmt: skip
 
-    def spans(self, text: str, patterns: Sequence[Pattern], *, is_id: bool = False) -> list[Span]:
-        """What is to be replaced, in order and apart; `patterns` are those that can hit (`of`). An id is no card number."""
-        found = list(self._look(text, patterns, is_id=is_id))
+    def spans(self, text: str, patterns: Sequence[Pattern], *, is_id: bool = False, named: bool = True) -> list[Span]:
+        """What is to be replaced, in order and apart; `patterns` are those that can hit (`of`). An id is no card number.
+
+        Not `named`: nothing is assigned to a name of the rules' in it.
+        """
+        found = list(self._look(text, patterns, is_id=is_id, named=named))
         if "%" in text and _ESCAPE.search(text):
             plain, places = _decoded(text)
             found += [
-                Span(places[one.start], places[one.end], one.rule) for one in self._look(plain, patterns, is_id=is_id)
+                Span(places[one.start], places[one.end], one.rule)
+                for one in self._look(plain, patterns, is_id=is_id, named=named)
             ]
         return _apart(found) if found else found
 
@@ -91,7 +95,7 @@ class Texts:
             at = span.end
         return "".join([*parts, text[at:]])
 
-    def _look(self, text: str, patterns: Sequence[Pattern], *, is_id: bool) -> Iterator[Span]:
+    def _look(self, text: str, patterns: Sequence[Pattern], *, is_id: bool, named: bool) -> Iterator[Span]:
         if len(text) < _SHORTEST and not self._has_own:
             patterns = ()
         for pattern in patterns:
@@ -101,7 +105,7 @@ class Texts:
                 start, end = found.span(pattern.group)
                 if end > start and (pattern.check is None or pattern.check(found)) and self._is_new(text[start:end]):
                     yield Span(start, end, pattern.name)
-        if self.keys.globs:
+        if named and self.keys.globs:
             yield from self._assigned(text)
 
     def _assigned(self, text: str) -> Iterator[Span]:

@@ -6,8 +6,10 @@ thirty digits, members of one name). Strings that hold JSON are walked as such, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
@@ -22,6 +24,9 @@ MAX_LEVELS = 3  # of JSON in a string in JSON in a string
 MAX_DEPTH = 250  # of one document: the walk is a recursion, and what is admitted is at most 200 deep
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _STRING = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
+_MEMBER = re.compile(rb'[ \t\r\n]*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"[ \t\r\n]*+:[ \t\r\n]*+', re.DOTALL)
+_BEHIND = re.compile(rb"[ \t\r\n]*+([,}])")
+_EMPTY = re.compile(rb"[ \t\r\n]*+}")
 _SCALAR = re.compile(rb"[^\s\"{}\[\]:,]++")
 _BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]', re.DOTALL)
 _WORDS = frozenset({b"true", b"false", b"null"})
@@ -64,6 +69,10 @@ class NotJson(Exception):  # noqa: N818 - a verdict, caught within this package
     """Read as a text instead."""
 
 
+class _Over(Exception):  # noqa: N818 - as above
+    """Nothing more is to be found."""
+
+
 class Place(Enum):
     """What the members of a document's outermost object are."""
 
@@ -89,13 +98,28 @@ def is_id(name: str) -> bool:
 class Walk:
     """One document, walked once. `hits` counts by rule; `ids` what looked like a secret and was an id of ours."""
 
-    def __init__(self, data: bytes, texts: Texts, *, patterns: Sequence[Pattern] | None = None, level: int = 0) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        texts: Texts,
+        *,
+        patterns: Sequence[Pattern] | None = None,
+        named: bool = True,
+        places: Sequence[int] | None = None,
+        level: int = 0,
+    ) -> None:
+        """`patterns` are those that can hit (None: to be found out), `named` says whether names can.
+
+        `places` are where, of a document that is known to be JSON: what holds none of them is passed over. None: anywhere.
+        """
         self.hits: Counter[str] = Counter()
         self.ids: Counter[str] = Counter()
         self._data = data
         self._texts = texts
         self._keys = texts.keys
         self._patterns = texts.of(data.decode(errors="replace")) if patterns is None else patterns
+        self._named = named
+        self._places = None if places is None else sorted(places)
         self._level = level
         self._edits: list[tuple[int, int, bytes]] = []
         self._drops = texts.marker.mode == "drop"
@@ -107,9 +131,9 @@ class Walk:
         `place_of` judges the members of the outermost object; None: all of them are free.
         """
         self._floor = 0 if place_of is None else 1
-        end = self._skip(self._value(0, "", None, 0, place_of)[0])
-        if end != len(self._data):
-            raise NotJson
+        with contextlib.suppress(_Over):
+            if self._skip(self._value(0, "", None, 0, place_of)[0]) != len(self._data):
+                raise NotJson
         if not self._edits:
             return self._data
         parts, at = [], 0
@@ -151,24 +175,29 @@ class Walk:
 
     def _object(self, at: int, depth: int, place_of: Callable[[str], Place] | None) -> int:
         members: list[tuple[int, int, _Fate]] = []
-        at = self._skip(at + 1)
-        while self._expect(at, b'"}') != 0x7D:  # noqa: PLR2004 - `}`
-            start = at
-            found = _STRING.match(self._data, at)
+        end = _EMPTY.match(self._data, at + 1)
+        if end is not None:
+            return end.end()
+        at += 1
+        while True:
+            found = _MEMBER.match(self._data, at)
             if found is None:
                 raise NotJson
-            name = _text_of(found[1])
-            at = self._skip(found.end())
-            self._expect(at, b":")
-            at, fate = self._member(at + 1, name, depth + 1, place_of)
+            start, at = found.start(1) - 1, found.end()
+            if self._is_clean(start, at):
+                at, fate = self._end_of_value(at), _Fate.LEFT
+            else:
+                at, fate = self._member(at, _text_of(found[1]), depth + 1, place_of)
             members.append((start, at, fate))
-            at = self._skip(at)
-            if self._expect(at, b",}") == 0x2C:  # noqa: PLR2004 - `,`
-                at = self._skip(at + 1)
-                self._expect(at, b'"')
-        if any(fate is _Fate.DROPPED for *_, fate in members):
+            behind = _BEHIND.match(self._data, at)
+            if behind is None:
+                raise NotJson
+            at = behind.end()
+            if behind[1] == b"}":
+                break
+        if self._drops and any(fate is _Fate.DROPPED for *_, fate in members):
             self._take_out(members)
-        return at + 1
+        return at
 
     def _member(self, at: int, name: str, depth: int, place_of: Callable[[str], Place] | None) -> tuple[int, _Fate]:
         place = Place.FREE if place_of is None else place_of(name)
@@ -180,7 +209,7 @@ class Walk:
 
     def _look_at(self, at: int, name: str, depth: int) -> int:
         """What is never changed; whether it looks like a secret is said all the same."""
-        inner = Walk(self._data, self._texts, patterns=self._patterns, level=MAX_LEVELS)
+        inner = Walk(self._data, self._texts, patterns=self._patterns, named=self._named, level=MAX_LEVELS)
         end, _ = inner._value(at, "id", None, depth)
         if inner.hits:
             self.ids[name] += 1
@@ -192,7 +221,10 @@ class Walk:
             return at + 1
         while True:
             start = self._skip(at)
-            at, fate = self._value(start, "", None, depth + 1)
+            if self._is_clean(start, start):
+                at, fate = self._end_of_value(start), _Fate.LEFT
+            else:
+                at, fate = self._value(start, "", None, depth + 1)
             if fate is _Fate.DROPPED:
                 self._edits.append((start, at, b"null"))
             at = self._skip(at)
@@ -210,7 +242,7 @@ class Walk:
             return end, self._cover(at, end, rule, text, depth)
         new = self._inner(text)
         if new is None:
-            spans = self._texts.spans(text, self._patterns, is_id=is_id(name))
+            spans = self._texts.spans(text, self._patterns, is_id=is_id(name), named=self._named)
             if not spans:
                 return end, _Fate.LEFT
             self.hits.update(span.rule for span in spans)
@@ -225,7 +257,13 @@ class Walk:
         """A text that is JSON, without its secrets; None for any other."""
         if self._level >= MAX_LEVELS or text.lstrip()[:1] not in ("{", "[", '"'):
             return None
-        walk = Walk(text.encode("utf-8", "surrogatepass"), self._texts, patterns=self._patterns, level=self._level + 1)
+        walk = Walk(
+            text.encode("utf-8", "surrogatepass"),
+            self._texts,
+            patterns=self._patterns,
+            named=self._named,
+            level=self._level + 1,
+        )
         try:
             new = walk.run()
         except NotJson:
@@ -248,6 +286,25 @@ class Walk:
             if card is not None and is_card(text) and not self._texts.is_allowed(text):
                 return end, self._cover(at, end, card.name, text, depth)
         return end, _Fate.LEFT
+
+    def _is_clean(self, start: int, value_at: int) -> bool:
+        """Whether nothing is suspected from `start` to the end of the value at `value_at`. Raises _Over where nothing is from there on."""
+        if self._places is None:
+            return False
+        index = bisect_left(self._places, start)
+        if index == len(self._places) and not self._drops:  # members that are taken out are known by those behind them
+            raise _Over
+        return index == len(self._places) or self._places[index] >= self._end_of_value(value_at)
+
+    def _end_of_value(self, at: int) -> int:
+        at = self._skip(at)
+        first = self._data[at : at + 1]
+        if first in (b"{", b"["):
+            return self._end_of(at)
+        found = (_STRING if first == b'"' else _SCALAR).match(self._data, at)
+        if found is None:
+            raise NotJson
+        return found.end()
 
     # -- what becomes of it ------------------------------------------------------------------------------------------
 

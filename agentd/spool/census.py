@@ -209,13 +209,13 @@ def _read(store: Rows, key: int, wanted: Wanted) -> _Part:
         raise SpoolDamaged(f"segment {key:#x}: its row is gone")
     columns = column_files.read(key, value)
     chosen: Sequence[int] = range(len(columns.numbers))
-    ended = _ended(store, key, len(chosen))
+    ended = ended_of(store, key, len(chosen))
     if ended is not None:
         chosen = [index for index in chosen if not ended[index >> 3] & 1 << (index & 7)]
     return _Part(columns, _meant(columns, chosen, wanted))
 
 
-def _ended(store: Rows, key: int, count: int) -> bytearray | None:
+def ended_of(store: Rows, key: int, count: int) -> bytearray | None:
     """Which of its records have ended. What is damaged says nothing of them: all are sent again, and so they are queued."""
     row = store.read(ended_key(key))
     try:

@@ -301,9 +301,9 @@ class Committer:
                 self._refuse(pending, repr(error), "fails")
             else:
                 self.timings.committed(begun, pending.appends, self._committing_records.total())
-                self._failures = 0
-                self.broken = False
+                self._failures, self.broken = 0, False
                 self._committed(pending, written)
+                self._ledger.tell(pending.appends)
                 reached(Point.COMMIT_TOLD)
                 return
             await self._storage.run(_claim_reserve, self._ledger.folder)

@@ -6,11 +6,13 @@ Recovery fills it, the spool's methods change it, the committer writes it. It be
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from agentd.outcomes import Cause, State
+from agentd.queued import Entry
 from agentd.spool.books import Books
 from agentd.spool.directory import Segment
 from agentd.spool.folder import Folder
@@ -23,6 +25,9 @@ from agentd.spool.refs import Refs
 from agentd.spool.seals import Seals
 from agentd.spool.seen import SeenRows
 from agentd.spool.tables import Meta, Table
+
+if TYPE_CHECKING:
+    from agentd.spool.writer import Append
 
 
 class Limits(Struct, frozen=True):
@@ -63,7 +68,19 @@ class Ledger:
         self.free_inside = 0  # bytes that the store can take without more of the disk; known while that is full
         self.seen = SeenRows()
         self.gates: list[Stored] = []  # as they were found at the start
+        self._show: Callable[[dict[str, list[Entry]]], None] | None = None  # whoever watches records come
         self._next_rows: dict[Table, int] = dict.fromkeys(Table, 1)
+
+    def overhear(self, show: Callable[[dict[str, list[Entry]]], None] | None) -> None:
+        """Show the records of each message from now on, once they are on disk; None: nobody watches."""
+        self._show = show
+
+    def tell(self, appends: Iterable[Append]) -> None:
+        """These are on disk."""
+        if self._show is not None:
+            for append in appends:
+                if append.admits:
+                    self._show(append.copies)
 
     def next_row(self, table: Table) -> int:
         """The row number that `take_row` will give next."""

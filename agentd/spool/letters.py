@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
 from typing import TypeVar
 
@@ -87,6 +88,12 @@ class Wanted(Struct, frozen=True):
             and (self.uid is None or brief.uid == self.uid)
             and (not self.lanes or (brief.destination, brief.lane) in self.lanes)
         )
+
+
+def without_secrets(death: Death, hide: Callable[[str], str]) -> Death:
+    """The same with what the platform has said gone over: nobody knows what it puts into an answer."""
+    history = tuple([Try(one.at_us, one.status, hide(one.reason)) for one in death.history])
+    return msgspec.structs.replace(death, reason=hide(death.reason), answer=hide(death.answer), history=history)
 
 
 def letter_of(destination: str, entry: Entry, death: Death, now_us: int) -> Letter:

@@ -64,6 +64,7 @@ class Spool:
         self._rooms = Room(ledger, self._committer, self._loader.tell, self.tell_room)
         self._room: set[asyncio.Future[None]] = set()
         self._named: set[asyncio.Future[None]] = set()
+        self.hide: Callable[[str], str] = str  # takes secrets out of what a platform has said
         self._moved: dict[str, dict[int, int]] = {}  # number → the first one, of records that took a later place
 
     # -- what others may see -----------------------------------------------------------------------------------------
@@ -301,7 +302,7 @@ class Spool:
 
     def bury(self, seal: Seal | None, destination: str, entries: Sequence[Entry], death: Death) -> asyncio.Future[None]:
         """Refused for good: dead letters, and the journal says so."""
-        now = self.ledger.now_us()
+        now, death = self.ledger.now_us(), letters.without_secrets(death, self.hide)
         for entry in self._end(destination, entries):
             letter = letters.letter_of(destination, entry, death, now)
             self.keep_letter(letter, *letters.encode(letter))

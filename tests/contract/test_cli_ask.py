@@ -206,32 +206,35 @@ def test_an_error_without_words_names_the_question(fake):
 
 
 def test_status_as_json_is_the_daemons_document(fake):
-    """`status --json` adds nothing and leaves nothing out."""
+    """`status --json` leaves nothing out, and adds whether somebody should look, and why."""
     fake.answers["GET", "/v1/status"] = 200, STATUS
     result = _agentd(fake, "status", "--json")
-    assert (result.exit_code, json.loads(result.output)) == (0, STATUS)
+    reason = "paused: 401 UNAUTHENTICATED; next try in 2.5s"
+    judged = {"healthy": False, "degraded": [{"what": "paused", "reason": reason, "destination": "agentos"}]}
+    assert (result.exit_code, json.loads(result.output)) == (3, STATUS | judged)
 
 
 def test_status_for_people(fake):
     """One screen: daemon, spool, intake, a row per destination with its reason, and whether the books balance."""
     fake.answers["GET", "/v1/status"] = 200, STATUS
     result = _agentd(fake, "status")
-    assert result.exit_code == 0
+    assert result.exit_code == 3
     assert result.output.splitlines() == [
-        "agentd 0.1.0  running  pid 123  up 12.3s",
+        "agentd 0.1.0  running  pid 123  up 12.3s  degraded",
         "  socket  /run/agentd/agentd.sock",
         "  config  none; from the environment",
-        "  spool   /var/lib/agentd  2.0 KiB of 1.0 GiB, sync full, 32.0 GiB free on disk",
+        "  spool   /var/lib/agentd",
+        "          2.0 KiB of 1.0 GiB, sync full, 32.0 GiB free on disk",
         "  intake  2 connections, 12 accepted, 1 refused (invalid 1)",
         "  memory  47.7 MiB, window 0 B of 64.0 MiB",
+        "  letters 1 dead, 300 B of 128.0 MiB",
         "",
-        "destination  state   admitted  queued  delivered  dead  shed  oldest",
-        "agentos      paused        12       3          8     1     0     12s",
-        "    401 UNAUTHENTICATED",
-        "    next try in 2.5s",
-        "    dead: rejected 1",
+        "destination  state   queued  of quota         oldest  in/s  out/s  empty in",
+        "agentos      paused       3  █·········   0%     12s     –      –         ?",
+        "  ! paused: 401 UNAUTHENTICATED; next try in 2.5s",
+        "    12 admitted: 8 delivered, 1 dead (rejected 1); 4 requests, 1 tried again",
         "",
-        "books balance: admitted = delivered + queued + dead + purged + shed + quarantined",
+        "books balance: 12 admitted = 8 delivered + 3 queued + 1 dead",
     ]
 
 

@@ -26,6 +26,7 @@ from agentd.intake.routes import build_app
 from agentd.intake.server import Server
 from agentd.queued import KNOWN, Ref
 from agentd.reach import Reach
+from agentd.redact.build import no_redactor
 from agentd.sections import Config, Destination, Intake, Listen, Security
 from agentd.testing import FakeClock
 from agentd.wire import Ack, Rejected, encode
@@ -86,6 +87,7 @@ class FakeKeeper:
     """A gate room that sends through the way it is given, and notes what is on its record."""
 
     def __init__(self):
+        self.redactor = no_redactor()
         self.asked = []
         self.heard = []  # gates whose answer has gone out
         self.unsent = None

@@ -339,3 +339,16 @@ async def test_certificates_are_read_anew(authority, certificate, addressed, tmp
         file.write_bytes(b"nothing")
         clock.advance(301)
         assert isinstance(await direct(http, front, trust=trust), Response)
+
+
+async def test_a_reload_reads_certificates_at_once(authority, certificate, addressed, tmp_path):
+    """`renew` is what a reload says: the next request trusts the files as they are now, and what is under way goes on."""
+    addressed(NAME)
+    file = tmp_path / "ca.pem"
+    file.write_bytes(Authority(tmp_path / "other", "another CA").ca_file.read_bytes())
+    trust = Trust(ca_file=str(file))
+    async with world(server_context(certificate)) as (http, _platform, front, _gate):
+        assert isinstance(await direct(http, front, trust=trust), Lost)
+        file.write_bytes(authority.ca_file.read_bytes())
+        http.renew()
+        assert isinstance(await direct(http, front, trust=trust), Response)

@@ -205,6 +205,8 @@ def test_a_cap_is_forecast_and_remembered(world):
     assert [ask(number) for number in range(2)] == ["allow", "allow"]
     facts = daemon.status()["destinations"]["decide"]
     assert (facts["quota"]["used"], facts["quota"]["left"], facts["forecast"]) == (2, 1, None)
+    metrics = http_call(daemon.socket, "GET", "/metrics")[1]
+    assert 'agentd_quota_left{destination="decide"} 1.0' in str(metrics)
     assert [ask(number) for number in (2, 3)] == ["allow", "unavailable"]
     facts = daemon.status()["destinations"]["decide"]
     assert facts["quota"]["reached"] is True

@@ -107,11 +107,14 @@ def test_no_planted_secret_is_ever_on_disk(world, sync):
     # an SDK's own body
     sdk = {"agent_id": AGENT, "input": {"password": "hunter2-sdk", "text": key}, "external_run_id": "sdk-1"}
     assert post(daemon, "/agentos/api/ingest/v1/run/start", sdk, 200)
+    for secret in ("hunter2-sdk1", "hunter2-sdk1", "hunter2-sdk2"):  # the second is the first again, the third is not
+        body = {"run_id": "sdk-1", "events": [{"type": "t", "payload": {"password": secret}}]}
+        assert post(daemon, "/agentos/api/ingest/v1/events", body, 200)
     # a gate, whose question the platform hears as it was asked
     gate = post(daemon, "/v1/gate", {"gate": "action", "deadline": 0.3, "key": "k1", "request": {
         "action_type": "transaction", "resource": "stripe", "parameters": {"amount": 1, "password": "hunter2-gate", "note": key}}}, 200)  # fmt: skip
     assert gate["verdict"] == "unavailable"
-    secrets |= {f"hunter2-{word}" for word in ("options", "unknown", "half", "sdk", "gate")}
+    secrets |= {f"hunter2-{word}" for word in ("options", "unknown", "half", "sdk", "sdk1", "sdk2", "gate")}
     assert post(daemon, "/v1/flush?until=stored", b"", 200)["flushed"]
     hits = daemon.status()["redaction"]["hits"]
     assert {case.rule for case in PLANTED} <= set(hits)
@@ -126,6 +129,9 @@ def test_no_planted_secret_is_ever_on_disk(world, sync):
     daemon.drained()
     daemon.drained(destination="decisionos")
     assert leaks(daemon.state, secrets) == []
+    assert [event["payload"]["password"] for event in world.platform.run("sdk-1")["events"]] == [
+        "[redacted:password]"
+    ] * 2
     # what reached the platform, and what is known of it
     told = json.dumps(world.platform.run("frames"))
     assert not any(secret in told for secret in secrets)
@@ -137,8 +143,8 @@ def test_no_planted_secret_is_ever_on_disk(world, sync):
     assert "[redacted:secret]" in letters
 
 
-def test_the_platform_hears_the_question_and_the_agent_the_answer(world):
-    """A gate is asked as it was asked; its record holds neither's secrets, also after kill -9."""
+def test_a_question_is_known_again_and_its_secret_is_not(world):
+    """A gate's record holds no secret, and answers whoever asks the same again, also after kill -9."""
     daemon = daemon_of(world)
     request = {
         "action_type": "transaction",
@@ -147,8 +153,6 @@ def test_the_platform_hears_the_question_and_the_agent_the_answer(world):
     }
     heard = post(daemon, "/v1/gate", {"gate": "action", "key": "k1", "request": request}, 200)
     assert heard["final"]
-    asked = [line for line in world.platform.requests() if line.method == "POST" and "hunter2-gate" in str(line.body)]
-    assert len(asked) == 1
     again = post(daemon, "/v1/gate", {"gate": "action", "key": "k1", "request": request}, 200)
     assert again["repeated"]
     daemon.kill()

@@ -295,6 +295,51 @@ def test_the_log_level_follows_signal_and_file(world):
     assert len(daemon.entries("reloaded")) == written + 1
 
 
+def test_what_one_user_may_follows(world):
+    """A noisy agent's rate is bounded without a restart, and set free again, on the connection that it has."""
+    daemon = world.daemon()
+    with Frames(daemon) as client:
+        assert client.deliver(world.ledger, world.ledger.whole_run("free", 50)) == {}
+        daemon.configure(intake={"max_records_per_second_per_uid": 50})
+        assert reload(daemon)["settings"] == ["intake.max_records_per_second_per_uid"]
+        begun = time.monotonic()
+        for number in range(4):
+            assert client.deliver(world.ledger, world.ledger.whole_run(f"slow-{number}", 48)) == {}
+        assert time.monotonic() - begun > 1
+        forget(daemon, "intake")
+        reload(daemon)
+        begun = time.monotonic()
+        for number in range(10):
+            assert client.deliver(world.ledger, world.ledger.whole_run(f"again-{number}", 48)) == {}
+        assert time.monotonic() - begun < 5
+
+
+def test_a_flush_outlives_its_destination(world):
+    """Who waits for a destination's delivery hears that it was removed, and how much is kept."""
+    daemon = world.daemon(destination={"copy": True})
+    second = Second(world, daemon)
+    second.begin()
+    second.platform.down()
+    second.send("kept", 5)
+    answers = []
+
+    def flush():
+        answers.append(http_call(daemon.socket, "POST", "/v1/flush?until=delivered&timeout=2"))
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    time.sleep(0.5)
+    second.leave()
+    thread.join()
+    [(status, answer)] = answers
+    assert (status, answer["left"]) == (200, {"second": 7})
+    assert "second: removed" in answer["reason"]
+    second.platform.up()
+    second.begin()
+    daemon.drained(destination="second")
+    second.check()
+
+
 def test_the_verb_says_what_changed(world):
     """`agentd reload`: a line for each change, exit 78 with the reason where nothing did, and one JSON document."""
     daemon = world.daemon(destination={"copy": True})
@@ -394,6 +439,32 @@ def test_nobody_reloads_a_sidecar_but_by_ending_it(world):
     status, *_, hangups = done.stdout.split()
     assert (status, hangups) == ("403", "1")
     assert "within a sidecar for nobody" in done.stdout
+
+
+def test_over_tcp_a_new_destination_answers_in_its_platforms_words(world):
+    """An SDK without a token hears so in the envelope that it understands, also of a destination that a reload brought."""
+    daemon = world.daemon(
+        start=False, destination={"copy": True}, listen={"http": "127.0.0.1:0"},
+        security={"tokens": [{"token": {"env": "TOKEN"}}]},
+    )  # fmt: skip
+    daemon.environment["TOKEN"] = "token-of-an-agent-0001"
+    daemon.start()
+    host, port = daemon.status()["listen"]["http"].removeprefix("http://").split(":")
+
+    def answer():
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection.request("POST", "/second/api/ingest/v1/run/start", b"{}", {"Content-Type": "application/json"})
+        found = connection.getresponse()
+        document = json.loads(found.read())
+        connection.close()
+        return found.status, set(document)
+
+    assert answer() == (401, {"error"})
+    second = Second(world, daemon)
+    second.begin()
+    assert answer() == (401, {"data", "error"})
+    second.leave()
+    assert answer() == (401, {"error"})
 
 
 def test_strangers_may_not_reload(world):

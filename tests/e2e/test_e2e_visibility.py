@@ -94,6 +94,7 @@ VERBS = [
 # Verbs that show no record that is queued, or do something: what they may is the endpoint's behind them, or the caller's own files'.
 OTHER_VERBS = {
     "run", "sidecar", "dev", "check", "config", "emit", "explain", "flush", "audit", "install-service", "sandbox", "demo",
+    "completion", "reload", "init", "doctor", "diagnose", "bench", "completion", "init",
     "queue drop", "dead-letters replay", "dead-letters purge", "gates resolve",
 }  # fmt: skip
 

@@ -204,11 +204,13 @@ def test_a_reload_keeps_serving(host):
         assert json.loads(link.recv(4096)) == {"seq": 1, "accepted": 0}
         host.configure(CONFIG + "\n[batch]\nmax_events = 7\n")
         host.systemctl("reload", "agentd")
-        wait_for(lambda: "configuration read again" in host.journal())
+        assert "batch.max_events" in host.journal()
         host.configure(CONFIG + '\n[batch]\nmax_events = "many"\n')
-        host.systemctl("reload", "agentd")
-        wait_for(lambda: "not reloaded" in host.property("StatusText"), 10, lambda: host.property("StatusText"))
+        assert host.run("systemctl", "reload", "agentd", check=False).returncode == 1
+        assert "[batch] max_events: Expected `int`" in host.property("StatusText")
         host.configure(CONFIG)
+        host.systemctl("kill", "--signal=HUP", "--kill-who=main", "agentd")
+        wait_for(lambda: "not reloaded" not in host.property("StatusText"), 10, lambda: host.property("StatusText"))
         link.sendall(b'{"seq":2,"records":[]}\n')
         assert json.loads(link.recv(4096)) == {"seq": 2, "accepted": 0}
     assert finished(agent)["dropped"] == 0

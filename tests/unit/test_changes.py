@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from agentd.changes import FOLLOWS, Kept, Plan, Setup, as_document, changes
 from agentd.errors import ConfigError
+from agentd.proxies import Proxy
+from agentd.reach import Reach
 from agentd.sections import (
     Batch,
     Config,
@@ -35,7 +37,7 @@ def setup(sections=None, tokens=(), keys=None, **destinations):
     sites = {
         name: SimpleNamespace(
             destination=one, identity=f"{one.base_url} {one.agents}", api_key=(keys or {}).get(name, "k"),
-            signing_secret=None,
+            signing_secret=None, reach=None,
         )
         for name, one in destinations.items()
     }  # fmt: skip
@@ -91,6 +93,15 @@ def test_a_rotated_key_is_a_change_wherever_it_lies():
     plan = changes(setup(a=A), setup(a=A, keys={"a": "hunter2"}), {"a": kept(9)})
     assert plan.changed == {"a": ("api_key",)}
     assert "hunter2" not in repr((plan, setup(a=A, keys={"a": "hunter2"})))
+
+
+def test_a_proxy_that_is_another_in_the_same_place_is_a_change():
+    """A rotated password, or another variable: the words of the configuration are the same, the way out is not."""
+    old, new = setup(a=A), setup(a=A)
+    old.sites["a"].reach = Reach(A.base_url, proxy=Proxy("http://p:1", "proxy", "Basic b25l"))
+    new.sites["a"].reach = Reach(A.base_url, proxy=Proxy("http://p:1", "proxy", "Basic dHdv"))
+    assert changes(old, new, {}).changed == {"a": ("proxy",)}
+    assert not changes(old, old, {})
 
 
 def test_common_batch_limits_change_those_that_have_none_of_their_own():

@@ -657,3 +657,15 @@ def test_the_example_loads():
     if not path.exists():
         pytest.skip("config/agentd.toml is not written yet")
     assert load(path, {}, UID).path == str(path)
+
+
+def test_what_was_found_is_read_again_and_held_to_the_same(tmp_path, monkeypatch):
+    """A reload reads the file of the start, whatever lies about by then; that it was found once does not make it one that was named."""
+    seen = []
+    monkeypatch.setattr("agentd.config.read_checked", lambda path, _us, *, named: seen.append((path, named)) or b"")
+    load(None, {"HOME": str(tmp_path)}, before=tmp_path / "agentd.toml")
+    load(tmp_path / "other.toml", {}, before=tmp_path / "agentd.toml")
+    load(None, {"AGENTD_CONFIG": str(tmp_path / "said.toml")}, before=tmp_path / "said.toml")
+    assert seen == [
+        (tmp_path / "agentd.toml", False), (tmp_path / "other.toml", True), (tmp_path / "said.toml", True),
+    ]  # fmt: skip

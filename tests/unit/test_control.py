@@ -16,6 +16,7 @@ from agentd.queued import Ref
 from agentd.redact.build import no_redactor
 from agentd.sections import Config, Destination, Listen, Loaded, Security
 from agentd.spool.timings import Timings
+from agentd.vitals import Vital
 
 OWNER = Peer(1000, 1000, 1)
 STRANGER = Peer(1001, 1001, 2)
@@ -72,7 +73,7 @@ class FakeSpool:
 
     def __getattr__(self, name):
         return {
-            "file_bytes": lambda: 4096, "stuck": lambda: self.trouble, "committing": lambda _name: self.in_commit,
+            "file_bytes": lambda: 4096, "vital": lambda: Vital(0, busy=False), "stuck": lambda: self.trouble, "committing": lambda _name: self.in_commit,
             "lowest": lambda name: self.queues[name].lowest(),
         }[name]  # fmt: skip
 

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from metrics_kit import STATUS
 from prometheus_client.parser import text_string_to_metric_families
 
 from agentd.metrics import Metrics
 
-STATUS = {
-    "uptime_s": 12.5,
-    "intake": {"connections": 2, "messages": 30, "accepted": 90, "refused": {"invalid": 3, "spool_full": 1},
-               "lost_before_intake": {"no_daemon:event": 4, "closed": 1}},
-    "spool": {"bytes": 4096, "max_bytes": 2**30, "full": True, "disk_free_bytes": 10**9, "commits": 17},
-    "dead_letters": {"records": 2, "bytes": 300},
-    "destinations": {
-        "cloud": {
-            "queued": 5, "queued_bytes": 500, "max_bytes": 2**29, "in_flight": 1, "concurrency": 8, "oldest_age_s": None, "state": "paused", "retries": 4,
-        },
-    },
-}  # fmt: skip
 BOOKS = [
     ("cloud", "event", "admitted", "", 90),
     ("cloud", "event", "delivered", "", 83),
@@ -50,7 +39,10 @@ def samples():
         ("agentd_spool_bytes", {}, 4096), ("agentd_spool_full", {}, 1), ("agentd_commits_total", {}, 17), ("agentd_dead_letters", {}, 2),
         ("agentd_queue_records", {"destination": "cloud"}, 5), ("agentd_oldest_record_age_seconds", {"destination": "cloud"}, 0),
         ("agentd_destination_state", {"destination": "cloud", "state": "paused"}, 1), ("agentd_destination_state", {"destination": "cloud", "state": "ok"}, 0),
-        ("agentd_retries_total", {"destination": "cloud"}, 4), ("agentd_request_seconds_count", {"destination": "cloud", "verdict": "delivered"}, 1),
+        ("agentd_retries_total", {"destination": "cloud"}, 4), ("agentd_quarantined_rows", {}, 3), ("agentd_dead_letter_max_bytes", {}, 4000),
+        ("agentd_reloads_total", {"result": "refused"}, 1), ("agentd_reload_successful", {}, 0), ("agentd_books_balanced", {}, 1),
+        ("agentd_memory_bytes", {}, 50_000_000), ("agentd_request_seconds_bucket", {"destination": "cloud", "verdict": "delivered", "le": "0.025"}, 1),
+        ("agentd_request_seconds_bucket", {"destination": "cloud", "verdict": "delivered", "le": "0.01"}, 0), ("agentd_request_seconds_count", {"destination": "cloud", "verdict": "delivered"}, 1),
         ("agentd_request_records_sum", {"destination": "cloud"}, 2050),
         ("agentd_records_total", {"destination": "cloud", "kind": "event", "state": "dead", "cause": "rejected"}, 2),
     ],

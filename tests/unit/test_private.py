@@ -7,6 +7,7 @@ import os
 import pytest
 
 from agentd.errors import ConfigError
+from agentd.ownership import has_all_uids
 from agentd.private import MAX_BYTES, read_private
 from agentd.sections import Secret
 
@@ -115,3 +116,17 @@ def test_a_credential_is_a_name(name, tmp_path):
     """It leads nowhere else than into its folder."""
     with pytest.raises(ConfigError, match="expected a name without a path"):
         Secret(credential=name).read({"CREDENTIALS_DIRECTORY": str(tmp_path)})
+
+
+def test_a_folder_of_a_stranger_on_the_way_is_refused(key, tmp_path, as_nobody):
+    """However far above the file: who owns a folder there may rename what is in it."""
+    if not has_all_uids():
+        pytest.skip("not all users can be told apart here")
+    far = tmp_path / "far" / "near"
+    far.mkdir(parents=True)
+    os.chown(far, NOBODY, -1)
+    (far / "key").write_text("hunter2")
+    (far / "key").chmod(0o600)
+    assert read_private(far / "key") == "hunter2"
+    os.chown(far.parent, 1234, -1)
+    assert "belongs to uid 1234, who could put something else there" in refusal(far / "key")

@@ -271,9 +271,9 @@ def test_nothing_is_opened_or_sent(run, monkeypatch, tmp_path):
     def refuse(*_args, **_kwargs):
         raise AssertionError("it reached for the world")
 
+    monkeypatch.setattr("agentd.daemon.open_spool", refuse)  # loads the daemon, whose libraries want their sockets
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(asyncio, "run", refuse)
-    monkeypatch.setattr("agentd.daemon.open_spool", refuse)
     assert run([START, DECISION, SNAPSHOT]).exit_code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["agentd.toml"]
 

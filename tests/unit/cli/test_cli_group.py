@@ -110,7 +110,7 @@ def test_run_hands_the_daemon_what_the_command_line_overrides(tmp_path, monkeypa
     """`run --socket --state` override the configuration, and the daemon's return value is the exit code."""
     seen = []
     daemon = type(sys)("agentd.daemon")
-    daemon.serve = lambda loaded: seen.append(loaded) or 3
+    daemon.serve = lambda loaded, *_: seen.append(loaded) or 3
     monkeypatch.setitem(sys.modules, "agentd.daemon", daemon)
     path = tmp_path / "my.toml"
     path.write_text('[listen]\nsocket = "/a"\nmode = "0600"\n')

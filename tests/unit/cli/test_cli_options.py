@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from agentd import ownership
 from agentd.cli import main
 from agentd.cli.options import find_socket
 from agentd.errors import ConfigError, StateError
@@ -59,15 +59,16 @@ def test_a_broken_configuration_that_was_named_is_an_error(tmp_path):
 def test_a_configuration_that_this_user_may_not_read_is_a_bad_configuration(tmp_path, monkeypatch, verb):
     """Exit code 78 and one sentence, as for any other bad configuration; it is no wrong use of the command line."""
     path = _config(tmp_path, "")
-    may, open_ = os.access, Path.open
+    may, read = os.access, ownership.read_checked
     monkeypatch.setattr(os, "access", lambda at, *rest, **more: str(at) != str(path) and may(at, *rest, **more))
 
-    def closed(self, *arguments, **named):
-        if self == path:
-            raise PermissionError(13, "Permission denied", str(self))
-        return open_(self, *arguments, **named)
+    def closed(at, us, *, named):
+        if at == path:
+            raise PermissionError(13, "Permission denied", str(at))
+        return read(at, us, named=named)
 
-    monkeypatch.setattr(Path, "open", closed)
+    monkeypatch.setattr("agentd.config.read_checked", closed)
+    monkeypatch.setattr("faulthandler.enable", lambda *_: None)
     done = CliRunner().invoke(main, ["--config", str(path), *verb])
     assert done.exit_code == 78
     assert f"{path}: Permission denied" in done.output

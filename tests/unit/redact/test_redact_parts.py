@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 import time
 
 import corpus
 import pytest
 
+from agentd import logs
 from agentd.errors import ConfigError
 from agentd.records import TYPES
 from agentd.redact import screen
@@ -365,3 +368,23 @@ def test_fingerprints_tell_secrets_apart_and_give_none_away():
     first, second = one.fingerprint(b'{"password":"a"}'), one.fingerprint(b'{"password":"b"}')
     assert first != second
     assert first == one.fingerprint(b'{"password":"a"}') != redactor().fingerprint(b'{"password":"a"}')
+
+
+@pytest.mark.parametrize("form", [logs._Text, logs._Json])
+def test_lines_of_the_log_and_tracebacks_hold_no_secret(form):
+    """Whatever a message, a field of it or an exception says; a line of JSON stays one."""
+    record = logging.makeLogRecord(
+        {"msg": "got %s", "args": (SECRET,), "levelname": "ERROR", "lane": f"Cookie: a={SECRET}", "other": [SECRET]}
+    )
+    try:
+        raise ValueError(SECRET)  # noqa: TRY301 - to have a traceback
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    logs.hide_with(redactor().text)
+    try:
+        line = form().format(record)
+    finally:
+        logs.hide_with(str)
+    assert SECRET not in line
+    assert "[redacted:openai-key]" in line
+    assert form is logs._Text or json.loads(line)["message"] == "got [redacted:openai-key]"

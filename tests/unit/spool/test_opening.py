@@ -6,15 +6,19 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from damage_kit import PAGE, RealHarness, database, left_behind, overwrite, root_of, sql, told_beforehand, wal
+from damage_kit import LIMITS, PAGE, RealHarness, database, left_behind, overwrite, root_of, sql, told_beforehand, wal
 
 from agentd.errors import NewerFormat, StateError
 from agentd.spool import folder as folders
+from agentd.spool import opening
 from agentd.spool.checked import pack
 from agentd.spool.folder import BALLAST_BYTES, Folder
+from agentd.spool.journal import Journal
+from agentd.spool.recovery import open_spool
 from agentd.spool.salvage import Salvage
 from agentd.spool.store import DiskFull, Put, Store, inspect, key_of
 from agentd.spool.tables import FORMAT, Meta, Table, encode_meta
+from agentd.vitals import Pace
 
 
 class Killed(BaseException):
@@ -249,3 +253,37 @@ async def test_what_damage_leaves_behind_is_put_right_also_after_a_kill(stopped,
     assert not (folder / "unmended").exists()
     assert (await harness.restart()).refs.get("cloud", "run", "a").platform_id == "platform-a"
     await harness.stop()
+
+
+async def test_a_repair_is_seen_to_get_on(harness, monkeypatch):
+    """Whoever waits for a start sees steps of it: pages that are searched, rows that are written anew and read again."""
+    monkeypatch.setattr("agentd.spool.store._PACE_INSTRUCTIONS", 100)
+    pace, steps = Pace(), {}
+
+    def counting(name):
+        real = getattr(opening, name)
+
+        def told(*arguments):
+            before = pace.steps
+            real(*arguments)
+            steps[name] = pace.steps - before
+
+        monkeypatch.setattr(opening, name, told)
+
+    for part in ("_survey", "rebuild"):
+        counting(part)
+    spool = await open_spool(
+        harness.folder,
+        sync="full",
+        limits=LIMITS,
+        identities={"cloud": "agentos at one"},
+        journal=Journal(10**15, 10**9),
+        now_us=lambda: next(harness.clock),
+        pace=pace,
+    )
+    after = pace.steps
+    spool.start()
+    await spool.close()
+    assert steps["_survey"] > 0
+    assert steps["rebuild"] > 0
+    assert after > sum(steps.values())
