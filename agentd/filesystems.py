@@ -122,6 +122,15 @@ def look(path: Path, mountinfo: Path = _MOUNTINFO) -> Judgement:
     return judge(str(path), mount_of(str(place), mounts))
 
 
+def is_pods_own(folder: Path, mountinfo: Path = _MOUNTINFO) -> bool:
+    """Whether a folder is the top of a Kubernetes emptyDir: only containers of this pod see it, those that mount it."""
+    try:
+        mount = mount_of(str(folder), mounts_in(mountinfo.read_text(errors="surrogateescape")))
+    except OSError:
+        return False
+    return mount is not None and mount.point == str(folder) and _EMPTY_DIR in mount.root
+
+
 def refuse_network(path: Path) -> None:
     """Raise StateError for a state folder on a network file system; say aloud what else may cost its records."""
     found = look(path)

@@ -41,6 +41,10 @@ def _nobody(_verdict: str, _seconds: float, _records: int) -> None:
     """Until somebody counts."""
 
 
+def _unheard(_lanes: set[str]) -> None:
+    """Nobody delivers what is in them."""
+
+
 class Fleet:
     """See the module."""
 
@@ -193,3 +197,5 @@ class Fleet:
     def _left(self, name: str, task: asyncio.Task[None]) -> None:
         if self._leaving.get(name) is task:
             del self._leaving[name]
+        if name not in self.couriers:
+            self._spool.listen(name, _unheard)

@@ -2,7 +2,8 @@
 
 A folder that others may write to lets them rename or replace what is in it, unless it is sticky (`/tmp`): there they may only make what
 is not there yet. Root and we ourselves are trusted. A file of another's may be a link to ours, a FIFO that never ends, or change
-while it is read. Group members are who the operator says they are.
+while it is read. Group members are who the operator says they are. Kubernetes leaves its emptyDirs open to everybody: who that is says the
+pod's author, who lets containers mount them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import stat
 from pathlib import Path
 
 from agentd.errors import StateError
+from agentd.filesystems import is_pods_own
 
 OVERFLOW_UID = 65534  # what the kernel shows for a user that has no number here (user_namespaces(7))
 
@@ -50,7 +52,8 @@ def check_way(path: Path, us: int, what: str) -> None:
             raise StateError(
                 f"{what} {path}: {folder} belongs to uid {found.st_uid}, who could put something else there"
             )
-        if stat.S_ISDIR(found.st_mode) and found.st_mode & 0o002 and not found.st_mode & stat.S_ISVTX:
+        is_open = stat.S_ISDIR(found.st_mode) and found.st_mode & 0o002 and not found.st_mode & stat.S_ISVTX
+        if is_open and not is_pods_own(folder):
             raise StateError(
                 f"{what} {path}: everybody may write to {folder} and put something else there: "
                 f"chmod o-w {folder}, or choose another place"

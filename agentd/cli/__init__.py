@@ -39,6 +39,7 @@ VERBS = {
     "gates": "gates",
     "audit": "audit",
     "doctor": "doctor",
+    "diagnose": "diagnose",
     "install-service": "install_service",
     "completion": "completion",
     "sandbox": "sandbox",

@@ -76,6 +76,13 @@ class Daemon:
         """The document at `path` to the byte, as it came."""
         return self.ask("GET", path + _query(query)).body
 
+    def read_text(self, path: str) -> str:
+        """The text at `path`, which is no JSON."""
+        with self._asked("GET", path, b"", self.timeout_s) as response:
+            if response.status >= _SOME_ERROR:
+                raise Refused(response.status, "", f"GET {path}: status {response.status}")
+            return response.read().decode(errors="replace")
+
     def post(self, path: str, *, body: bytes = b"", timeout_s: float | None = None, **query: object) -> Any:
         """What the daemon answers to `body`. `timeout_s` is for questions that the daemon takes its time over."""
         return self.ask("POST", path + _query(query), body, timeout_s).document

@@ -47,11 +47,12 @@ def examined(socket: str | None, *, online: bool = True) -> list[Finding]:
     """The findings of this host, by this command line's configuration and socket."""
     from agentd.doctor.examination import examine
 
-    given = _given(socket)
+    given = given_by(socket)
     return examine(given, lambda: _ask(given.socket), os.environ, online=online)
 
 
-def _given(socket: str | None) -> Given:
+def given_by(socket: str | None) -> Given:
+    """What the command line, the environment and the usual places say."""
     from agentd.doctor.examination import Given
 
     try:

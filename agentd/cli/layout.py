@@ -10,8 +10,8 @@ _PIECES = re.compile(r"\s*\S+")  # words with the blanks before them
 
 
 def bar(share: float, cells: int) -> str:
-    """A share of a whole, at least one cell for anything at all."""
-    full = min(cells, max(round(share * cells), 1 if share > 0 else 0))
+    """A share of a whole, at least one cell for a hundredth of it."""
+    full = min(cells, max(round(share * cells), 1 if share >= 0.01 else 0))  # noqa: PLR2004 - as it says
     return "█" * full + "·" * (cells - full)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 import sys
 import termios
@@ -70,9 +69,9 @@ class Terminal:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and lines, as they are now."""
-        columns, lines = shutil.get_terminal_size()
-        return columns, lines
+        """Columns and lines, as they are now: not those of COLUMNS, which a shell may have exported before."""
+        columns, lines = os.get_terminal_size(self._out)
+        return columns or 80, lines or 24
 
     def draw(self, lines: Sequence[str]) -> None:
         """These instead of what is there, without a moment of emptiness."""

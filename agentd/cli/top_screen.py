@@ -30,7 +30,10 @@ HELP = (
     "p50, p99      from a record's admission to the platform's answer that it has it",
     "lanes         those in memory; agentd queue list reads all of them from the disk",
 )
+_WIDE = 92  # columns from which on there is room for a bar of so many cells, and for the median
 _BAR = 6
+_P50 = 7  # its place in a row
+_BESIDE_NAMES = 49  # columns beside a lane's name and what it waits for, which share the rest
 _TROUBLES = 4  # lines of them
 
 
@@ -131,7 +134,7 @@ def _times(measured: Quantiles) -> str:
 def _short(seconds: float | None) -> str:
     if seconds is None:
         return "–"
-    return f"{seconds * 1e3:.1f}ms" if seconds < 0.01 else format_duration(seconds)  # noqa: PLR2004 - one figure more
+    return f"{seconds * 1e3:.1f}ms" if seconds < 0.01 else format_duration(round(seconds, 3))  # noqa: PLR2004
 
 
 # -- destinations ------------------------------------------------------------------------------------------------------
@@ -141,20 +144,13 @@ def _destinations(found: Figures, width: int, room: int | None) -> list[str]:
     status = found.seen.status
     if not status.destinations:
         return ["no destinations"]
-    head = (
-        "destination",
-        "state",
-        "queued",
-        "quota".ljust(_BAR + 5),
-        "in/s",
-        "out/s",
-        "flight",
-        "p50",
-        "p99",
-        "oldest",
-        "empty",
-    )
-    rows = [_row(name, there, found.flows[name]) for name, there in status.destinations.items()]
+    cells = _BAR if width >= _WIDE else 0
+    quota = "quota".ljust(cells + 5) if cells else "quota"
+    head = ("destination", "state", "queued", quota, "in/s", "out/s", "flight", "p50", "p99", "oldest", "empty")
+    rows = [head, *(_row(name, there, found.flows[name], cells) for name, there in status.destinations.items())]
+    if not cells:
+        rows = [(*row[:_P50], *row[_P50 + 1 :]) for row in rows]
+    head, *rows = rows
     first, *body = table(head, rows, left=2)
     lines = [cut(first, width)]
     for row, there in zip(body, status.destinations.values(), strict=True):
@@ -165,13 +161,13 @@ def _destinations(found: Figures, width: int, room: int | None) -> list[str]:
     return lines
 
 
-def _row(name: str, there: DestinationStatus, flow: Flow) -> tuple[str, ...]:
+def _row(name: str, there: DestinationStatus, flow: Flow, cells: int) -> tuple[str, ...]:
     share = there.share
     return (
         name,
         there.state,
         f"{there.queued:,}",
-        "–" if share is None else bar(share, _BAR) + f"{min(share, 9.99):>5.0%}",
+        "–" if share is None else bar(share, cells) + f"{min(share, 9.99):>5.0%}",
         rate(flow.admitted),
         rate(flow.delivered),
         f"{there.in_flight}/{there.concurrency}" if there.concurrency else str(there.in_flight),
@@ -204,9 +200,10 @@ def _lanes(found: Figures, view: View, width: int, room: int | None) -> list[str
     title = paint(cut(f"lanes{whose}, {view.sort} first ({seen.lanes_known:,} in memory{of})", width), "cyan")
     if not seen.lanes:
         return [title]
+    names = max(16, (width - _BESIDE_NAMES) // 2)
     rows = [
         (
-            harmless(lane.lane),
+            cut(harmless(lane.lane), names),
             lane.destination,
             f"{lane.records:,}",
             format_size(lane.bytes),

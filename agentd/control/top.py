@@ -19,7 +19,7 @@ from agentd.delivery.lanes import Lane as Sending
 from agentd.delivery.waits import Waits, Why, waits
 from agentd.intake import Grant, Peer
 from agentd.queued import Source
-from agentd.spool.lane import Lane
+from agentd.spool.lane import ENTRY_OVERHEAD, Lane
 from agentd.spool.spool import Spool
 from agentd.tallies import Tally
 
@@ -37,10 +37,15 @@ class _Met(NamedTuple):
     def oldest_us(self) -> int:
         return self.lane.entries[0].admitted_us
 
+    @property
+    def size(self) -> int:
+        """Bytes of its records in memory."""
+        return self.lane.size - ENTRY_OVERHEAD * len(self.lane.entries)
+
 
 _RANKS: dict[str, Callable[[_Met], tuple[float, ...]]] = {
     "oldest": lambda met: (met.oldest_us,),
-    "largest": lambda met: (-met.lane.size, met.oldest_us),
+    "largest": lambda met: (-met.size, met.oldest_us),
     "slowest": lambda met: (
         *((-met.sending.failures, -met.sending.at) if met.sending is not None and met.sending.hold else (0, 0)),
         met.oldest_us,
@@ -102,7 +107,7 @@ class TopControl:
             "lane": met.lane.key,
             "agent": met.lane.entries[0].agent,
             "records": len(met.lane.entries),  # in memory; there may be more on disk
-            "bytes": met.lane.size,
+            "bytes": met.size,
             "oldest_age_s": round(max(0, self._clocks.age_us(met.oldest_us)) / 1e6, 3),
             "waits_for": waiting.why.value,
             "reason": waiting.reason or None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 import time
@@ -88,12 +89,17 @@ async def _go(hop: Hop, reach: Reach) -> Hop:
     except TimeoutError:
         return replace(hop, tcp_error=f"nobody answers within {_STEP_S:.0f} s: a firewall, mostly")
     except OSError as error:
-        return replace(hop, tcp_error=error.strerror or str(error))
+        return replace(hop, tcp_error=_os_reason(error))
     hop = replace(hop, tcp_ms=round((time.monotonic() - begun) * 1000, 1))
     await _close(writer)
     if hop.proxy or not hop.base_url.startswith("https://"):
         return hop
     return await _tls(hop, reach)
+
+
+def _os_reason(error: OSError) -> str:
+    """The kernel's words, and not asyncio's of all addresses that were tried."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 async def _tls(hop: Hop, reach: Reach) -> Hop:

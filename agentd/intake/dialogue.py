@@ -100,6 +100,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio passes it
         self._write_blocked = False  # whole messages that were read are still submitted, their answers go nowhere
         self._leave()
+        if not self._drained:
+            self._pump()
 
     # What the server and its watch call
 
@@ -291,6 +293,7 @@ class Connection(asyncio.Protocol):
         budget.hold(share, held)
         if anew:
             budget.began(share)
+        budget.wait(share, self._pump if share.full or self._others else None)  # also of one that is gone
         if self._transport is None or self._transport.is_closing():
             return
         may_read = budget.may_read(share)
@@ -298,7 +301,6 @@ class Connection(asyncio.Protocol):
         # Being crowded alone is no reason while nothing is left over: a client that keeps to 64 is not interrupted.
         blocked = self._write_blocked or share.full or self._others or waits or (self._crowded and held > 0)
         over = self._ended or self._stopped or self._failed
-        budget.wait(share, self._pump if share.full or self._others else None)
         budget.wait_to_read(share, None if may_read else self._govern)
         if blocked or over or not may_read:
             self._transport.pause_reading()

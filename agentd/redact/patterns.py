@@ -100,17 +100,19 @@ _ISSUERS: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     ("6759", "6759", (16, 19)), ("6761", "6763", (16, 19)),  # Maestro
 )  # fmt: skip
 _BY_FIRST = {first: tuple(one for one in _ISSUERS if one[0][0] <= first <= one[1][0]) for first in "0123456789"}
-_DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+_DOUBLED = str.maketrans("0123456789", "0246813579")
 
 
 def is_card(digits: str) -> bool:
     """Whether an issuer gives numbers of this length and beginning, and the last digit is right (Luhn, ISO/IEC 7812-1 annex B)."""
-    if not any(len(digits) in sizes and low <= digits[: len(low)] <= high for low, high, sizes in _BY_FIRST[digits[0]]):
+    size = len(digits)
+    for low, high, sizes in _BY_FIRST[digits[0]]:
+        if size in sizes and low <= digits[: len(low)] <= high:
+            break
+    else:
         return False
-    if len(set(digits)) == 1:
-        return False
-    figures = [int(digit) for digit in reversed(digits)]
-    return (sum(figures[::2]) + sum(_DOUBLED[figure] for figure in figures[1::2])) % 10 == 0
+    luhn = sum(map(int, digits[-1::-2])) + sum(map(int, digits[-2::-2].translate(_DOUBLED)))
+    return luhn % 10 == 0 and len(set(digits)) > 1
 
 
 def _is_card(found: Match) -> bool:

@@ -31,6 +31,8 @@ _GROUPED = re.compile(rb'0000([_"])(?:0000\1){2}0{4,7}|0000([_"])000000\2(?:0{4,
 _SAID = re.compile(rb"[\\\"']*+(?:[ \t\r\n]|\\[nrt])*+(?:[:=]|%3[aAdD])")
 _UNICODE = re.compile(rb"\\u00[2-7]")
 _MAX_DIGITS = 19
+_CARD_SIZES = (16, 15, 14, 17, 18, 19)  # of a number in groups
+_FORM_BYTES = 320  # within which a form has matched whose needle is not its beginning
 _FIRST = "23456"  # of a card number
 _WORD_CHARS = 128
 
@@ -216,7 +218,7 @@ class _Form:
         if self._expression is None:
             return True
         if self._back:
-            return self._expression.search(data, max(0, at - self._back), at + 4096) is not None
+            return self._expression.search(data, max(0, at - self._back), at + _FORM_BYTES) is not None
         return self._expression.match(data, at) is not None
 
 
@@ -251,7 +253,7 @@ def _is_group(data: bytes, folded: bytes, at: int) -> bool:
     if found is None:
         return False
     digits = re.sub(rb"[^0-9]", b"", data[at : found.end()]).decode()
-    return any(is_card(digits[:size]) for size in range(13, len(digits) + 1))
+    return any(is_card(digits[:size]) for size in _CARD_SIZES if size <= len(digits))
 
 
 def _may_match(pattern: Pattern, body: bytes) -> bool:

@@ -1,6 +1,6 @@
 """How long a quiet user waits for "it is on disk" while another floods: ack latency of the quiet one, p50, p99 and the worst.
 
-    python tests/bench/fairness.py                     each flood for 5 s, in one run beside one daemon
+    python tests/bench/fairness.py                     each flood for 5 s, beside a daemon of its own
     python tests/bench/fairness.py --seconds 20 --sync normal
 
 The quiet user sends one event every 20 ms on one connection and waits for its answer. The hostile user keeps as many envelopes of
@@ -269,20 +269,27 @@ def main(seconds: float, sync: str, only: str) -> None:
     print(
         f"{'the hostile user':44} {'p50 ms':>8} {'p99 ms':>8} {'worst':>8} {'answers':>7} {'his ev/s':>11} {'peak MiB':>9}"
     )
-    with tempfile.TemporaryDirectory(prefix="agentd-fairness-") as place, daemon(Path(place), sync) as (path, pid):
-        print(row("(nobody)", measure(path, seconds), 0, peak_mib(pid)), flush=True)
-        for kind in FLOODS:
-            if only not in kind.name:
-                continue
-            hostile, _ = as_user(HOSTILE, flood, path, kind)
-            time.sleep(1)
-            before, begun = accepted(path), time.monotonic()
-            waits = measure(path, seconds)
-            rate = (accepted(path) - before - len(waits)) / (time.monotonic() - begun)
-            hostile.kill()
-            hostile.join()
-            print(row(f"{kind.name}, {kind.connections} connections", waits, rate, peak_mib(pid)), flush=True)
-            time.sleep(1)
+    for kind in (None, *FLOODS):
+        if kind is None or only in kind.name:
+            with (
+                tempfile.TemporaryDirectory(prefix="agentd-fairness-") as place,
+                daemon(Path(place), sync) as (path, pid),
+            ):
+                print(beside(kind, path, pid, seconds), flush=True)
+
+
+def beside(kind: Flood | None, path: str, pid: int, seconds: float) -> str:
+    """A row: the quiet user's waits while that flood goes on."""
+    hostile = None if kind is None else as_user(HOSTILE, flood, path, kind)[0]
+    time.sleep(1)
+    before, begun = accepted(path), time.monotonic()
+    waits = measure(path, seconds)
+    rate = (accepted(path) - before - len(waits)) / (time.monotonic() - begun)
+    if hostile is not None:
+        hostile.kill()
+        hostile.join()
+    name = "(nobody)" if kind is None else f"{kind.name}, {kind.connections} connections"
+    return row(name, waits, rate, peak_mib(pid))
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ def test_status_for_people(fake):
         "  letters 1 dead, 300 B of 128.0 MiB",
         "",
         "destination  state   queued  of quota         oldest  in/s  out/s  empty in",
-        "agentos      paused       3  █·········   0%     12s     –      –         ?",
+        "agentos      paused       3  ··········   0%     12s     –      –         ?",
         "  ! paused: 401 UNAUTHENTICATED; next try in 2.5s",
         "    12 admitted: 8 delivered, 1 dead (rejected 1); 4 requests, 1 tried again",
         "",

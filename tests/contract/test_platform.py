@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agentd import platforms
 from agentd.errors import ConfigError
-from agentd.exchange import Attempt, Call, Context, Lost, Request, Response, Sending, Unencodable
+from agentd.exchange import Attempt, Call, Context, Lost, Request, Response, Sending, Unencodable, is_overload
 from agentd.outcomes import Delivered, Pause, Reject, Retry, Split, Unknown
 from agentd.queued import Entry, Source
 from agentd.records import KINDS, TYPES, Record, kind_of, lane_of, loss_class
@@ -327,3 +327,35 @@ def test_a_lost_answer_is_read_by_whether_the_call_may_be_repeated(platform):
         for repeat, expected in ((True, Retry), (False, Unknown)):
             other = msgspec.structs.replace(call, repeat=repeat)
             assert isinstance(platform.classify(other, items, Lost("timeout", sent=True), Attempt(0.0)), expected)
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body[:16].decode(errors="replace"))
+@pytest.mark.parametrize("status", [200, 201, 204, 302, 400, 401, 402, 403, 429, 500, 503])
+def test_any_answer_tells_of_a_cap_or_does_not(platform, status, body):
+    """Where a platform tells of a cap: nothing that anybody answers raises, and only a refusal says that it is reached."""
+    if not hasattr(platform, "usage"):
+        return
+    assert platform.cap
+    headers = (
+        {},
+        {"x-usage-monthly-remaining": "9" * 400},
+        {"x-usage-monthly-remaining": "-1", "x-ratelimit-reset": "nan"},
+    )
+    for call in platform.calls.values():
+        for sent in headers:
+            usage = platform.usage(Request(call.path, b"{}"), Response(status, sent, body), 1e9)
+            assert usage.spent in (0, 1)
+            assert not usage.reached or status in (402, 429) or b"PAYMENT" in body
+            assert not (usage.reached and usage.passed)
+            assert usage.left is None or usage.left >= 0
+            assert usage.resets_in_s is None or 0 < usage.resets_in_s < 40 * 86400
+
+
+def test_overload_is_a_wait_of_everybody_and_costs_nothing(platform):
+    """Promise 5 and the courier's concurrency: 429, 503 and no answer in time are retries, never the record's fault."""
+    for kind, call in platform.calls.items():
+        items = [entry(of_kind(kind))]
+        safe = msgspec.structs.replace(call, repeat=True)
+        for said in (Response(429, {}, b""), Response(503, {}, b""), Lost("no answer in time", sent=True, late=True)):
+            assert is_overload(said)
+            assert isinstance(platform.classify(safe, items, said, Attempt(0.0)), Retry)

@@ -140,6 +140,14 @@ def pushed(link: socket.socket, data: bytes, within_s: float) -> int:
     return taken
 
 
+def _until_quiet(answer: http.client.HTTPResponse) -> bytes:
+    """Of an answer without end: its lines until an empty one, which says that there is no news."""
+    said = b""
+    while (line := answer.readline()) not in (b"", b"\n"):
+        said += line
+    return said
+
+
 class User:
     """Somebody who asks over HTTP: on the Unix socket, or with a local token over TCP."""
 
@@ -156,7 +164,8 @@ class User:
             data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
             connection.request(method, target, data, headers)
             answer = connection.getresponse()
-            return answer.status, answer.read(), dict(answer.getheaders())
+            said = _until_quiet(answer) if target.startswith("/v1/tail") else answer.read()
+            return answer.status, said, dict(answer.getheaders())
         finally:
             connection.close()
 

@@ -216,3 +216,31 @@ def test_a_cap_is_forecast_and_remembered(world):
     again = daemon.status()["destinations"]["decide"]
     assert (again["forecast"], again["quota"]["used"]) == (facts["forecast"], 3)
     assert daemon.status()["destinations"]["agentos"]["forecast"] is None
+
+
+def test_what_others_wait_for_goes_first(world):
+    """A hundred runs' events wait at ten requests a second; a run that starts then is at the platform within a second, not after ten."""
+    daemon = world.daemon(batch={"max_events": 1}, destination=plain(world))
+    runs = [f"r{number}" for number in range(100)]
+    with Frames(daemon) as client:
+        for run in runs:
+            assert client.deliver(world.ledger, [world.ledger.start(run)]) == {}
+        daemon.drained()
+        daemon.stop()
+        daemon.configure(**{"destinations.agentos": {"rate_limit": "10/s"}})
+        daemon.start()
+    before = len(world.platform.requests())
+    with Frames(daemon) as client:
+        assert client.deliver(world.ledger, [world.ledger.event(run) for run in runs]) == {}
+        wait_for(lambda: len(world.platform.requests()) > before + 3, 10)
+        waiting = len(world.platform.requests())
+        assert client.deliver(world.ledger, [world.ledger.start("late"), world.ledger.event("late")]) == {}
+    wait_for(lambda: len(world.platform.requests()) > waiting + 8, 10)
+    in_order = list(reversed(world.platform.requests()))
+    paths = [line.path.rpartition("/")[2] for line in in_order[waiting : waiting + 8]]
+    assert "start" in paths[:6]
+    assert paths.count("events") >= 2
+    daemon.stop()
+    daemon.configure(**{"destinations.agentos": {"rate_limit": "1000/s"}})
+    daemon.start()
+    daemon.drained()

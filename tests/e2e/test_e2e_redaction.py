@@ -106,9 +106,9 @@ def test_no_planted_secret_is_ever_on_disk(world, sync):
         assert "error" in client.receive()
     # an SDK's own body
     sdk = {"agent_id": AGENT, "input": {"password": "hunter2-sdk", "text": key}, "external_run_id": "sdk-1"}
-    assert post(daemon, "/agentos/api/ingest/v1/run/start", sdk, 200)
+    run_id = post(daemon, "/agentos/api/ingest/v1/run/start", sdk, 200)["data"]["run_id"]
     for secret in ("hunter2-sdk1", "hunter2-sdk1", "hunter2-sdk2"):  # the second is the first again, the third is not
-        body = {"run_id": "sdk-1", "events": [{"type": "t", "payload": {"password": secret}}]}
+        body = {"run_id": run_id, "events": [{"type": "t", "payload": {"password": secret}}]}
         assert post(daemon, "/agentos/api/ingest/v1/events", body, 200)
     # a gate, whose question the platform hears as it was asked
     gate = post(daemon, "/v1/gate", {"gate": "action", "deadline": 0.3, "key": "k1", "request": {

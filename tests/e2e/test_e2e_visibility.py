@@ -67,6 +67,9 @@ ENDPOINTS = [
     Look("/v1/records/{platform}", ("run",)),
     Look(f"/v1/records/{EVENT}"),
     Look("/v1/records/{letter}", ("agent",)),
+    Look("/v1/top", ("run",)),
+    Look("/v1/tail?last=10", ("content", "agent")),
+    Look(f"/v1/tail?last=10&run={RUN}", ("content",)),
     Look("/v1/gates", ("agent",)),
     Look("/v1/gates/{gate}", ("prompt",)),
     Look("/v1/gates/{gate}?wait=0", ("prompt",)),
@@ -94,7 +97,8 @@ VERBS = [
 # Verbs that show no record that is queued, or do something: what they may is the endpoint's behind them, or the caller's own files'.
 OTHER_VERBS = {
     "run", "sidecar", "dev", "check", "config", "emit", "explain", "flush", "audit", "install-service", "sandbox", "demo",
-    "completion", "reload", "init", "doctor", "diagnose", "bench", "completion", "init",
+    "top", "tail",  # what /v1/top and /v1/tail say, live
+    "completion", "reload", "init", "doctor", "diagnose", "bench",
     "queue drop", "dead-letters replay", "dead-letters purge", "gates resolve",
 }  # fmt: skip
 

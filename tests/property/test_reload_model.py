@@ -12,8 +12,10 @@ from collections import defaultdict
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -41,6 +43,13 @@ from agentd.wire import decode_record
 NAMES = ("a", "b", "c")
 ME = Peer(1000, 1000, 7)
 RUNS = ("r", "s")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_log():
+    """A reload sets up the log of its process, which here is the test's."""
+    with patch("agentd.reloading.set_up"):
+        yield
 
 
 class Immediate(Executor):

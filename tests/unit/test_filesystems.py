@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentd.errors import StateError
-from agentd.filesystems import Mount, judge, look, mount_of, mounts_in, refuse_network
+from agentd.filesystems import Mount, is_pods_own, judge, look, mount_of, mounts_in, refuse_network
 
 MOUNTINFO = r"""22 27 0:21 / /proc rw,relatime shared:1 - proc proc rw
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -130,3 +130,13 @@ def test_a_real_tmpfs_is_known(tmp_path):
     finally:
         subprocess.run(["umount", str(place)], check=True)
     assert look(place / "state").kind != "tmpfs" or look(tmp_path).kind == "tmpfs"
+
+
+def test_only_the_top_of_an_empty_dir_is_the_pods_own(tmp_path):
+    """Its mode is Kubernetes' choice; a folder within it, and a mount of anything else, is what it looks like."""
+    mountinfo = tmp_path / "mountinfo"
+    mountinfo.write_text(MOUNTINFO)
+    assert is_pods_own(Path("/var/agentd"), mountinfo)
+    assert not is_pods_own(Path("/var/agentd/state"), mountinfo)
+    assert not is_pods_own(Path("/var/lib"), mountinfo)
+    assert not is_pods_own(Path("/var/agentd"), tmp_path / "none")

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd.errors import UsageError
-from agentd.units import format_duration, format_size, parse_duration, parse_size, rfc3339
+from agentd.units import (
+    format_duration,
+    format_rate,
+    format_size,
+    parse_duration,
+    parse_rate,
+    parse_size,
+    rfc3339,
+)
 
 
 @pytest.mark.parametrize(
@@ -133,3 +141,35 @@ def test_sizes_are_shown_short(size, text):
 def test_times_are_utc(unix_s, text):
     """Times are RFC 3339 in UTC with microseconds."""
     assert rfc3339(unix_s) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "shown"),
+    [
+        ("600/min", 10.0, "10/s"), ("20/min", 1 / 3, "20/min"), ("10/s", 10.0, "10/s"), (5, 5.0, "5/s"), (0.5, 0.5, "30/min"),
+        (" 1000 / hour ", 1000 / 3600, "1000/h"), ("1/day", 1 / 86400, "1/day"), ("1.5/sec", 1.5, "90/min"), ("7/d", 7 / 86400, "7/day"),
+        (3.14159265, 3.14159265, "3.142/s"),
+    ],
+)  # fmt: skip
+def test_rates(text, rate, shown):
+    """Requests by time, or a number a second; shown by the shortest time in which it is a whole number."""
+    assert parse_rate(text) == pytest.approx(rate)
+    assert format_rate(parse_rate(text)) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["fast", "10", "10/", "/s", "10/week", "-1/s", "0/s", 0, -1, True, None, "1e9/s", 1e9, float("nan"), "1/s/s"],
+)
+def test_what_is_no_rate(text):
+    """The error says what would be right."""
+    with pytest.raises(UsageError, match="600/min"):
+        parse_rate(text)
+
+
+@given(st.floats(1 / 86400, 1e6) | st.text(max_size=20))
+def test_a_rate_that_is_shown_is_the_same_again(text):
+    """What `agentd config` prints loads to the same limit, or as near as four digits are."""
+    with contextlib.suppress(UsageError):
+        rate = parse_rate(text)
+        assert parse_rate(format_rate(rate)) == pytest.approx(rate, rel=1e-3)

@@ -30,11 +30,22 @@ base_url = "http://127.0.0.1:4400"
 api_key = { file = "/etc/k \\"ey\\"" }
 agents = { "billing-*" = "4f0c0a9e-0000-4000-8000-000000000000" }
 accept = ["event"]
+rate_limit = "20/min"
+monthly_cap = 500
+connect_timeout = "2s"
+proxy = { file = "/etc/proxy" }
+ca_file = "/etc/ca.pem"
+client_cert = "/etc/c.pem"
+client_key = { credential = "k" }
 [destinations.first.batch]
 max_events = 9
 [destinations.second]
 platform = "agentos"
 accept = ["run.start"]
+proxy = "direct"
+[outbound]
+proxy = "http://p:3128"
+no_proxy = ["10.0.0.0/8", ".x"]
 """
 
 

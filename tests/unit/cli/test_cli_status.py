@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from screens_kit import AT_REST, CALM, LEAST, TROUBLED, drawn
 
 from agentd.cli import main, terminal
 from agentd.cli.ask import Daemon
@@ -15,53 +15,6 @@ from agentd.cli.health import exit_code, troubles
 from agentd.cli.layout import bar, cut, length, rate, wrapped
 from agentd.cli.status import read_status, screen
 from agentd.errors import StateError
-
-SCREENS = Path(__file__).parents[2] / "data" / "screens"
-LEAST = {"agentd": "0.1.0", "pid": 1, "state": "running", "uptime_s": 5.0}
-CALM = LEAST | {
-    "pid": 19024, "uptime_s": 6.2, "socket": "/tmp/tour.sock", "stuck": None,
-    "spool": {"directory": "/tmp/tour-state", "sync": "full", "bytes": 0, "max_bytes": 2**30, "disk_free_bytes": 79 * 2**30},
-    "intake": {"connections": 1, "accepted": 12, "refused": {"invalid": 1}, "lost_before_intake": {}},
-    "memory": {"rss_bytes": 45 * 2**20, "window_bytes": 0, "budget_bytes": 2**26},
-    "destinations": {
-        "agentos": {
-            "state": "ok", "admitted": 12, "delivered": 11, "dead": 1, "max_bytes": 2**30, "causes": {"dead": {"rejected": 1}},
-            "admitted_per_s": 2.0, "delivered_per_s": 1.8, "drain": "empty", "eta_s": 0.0, "requests": 5, "retries": 0,
-        }
-    },
-}  # fmt: skip
-TROUBLED = CALM | {
-    "config": "/etc/agentd/agentd.toml",
-    "listen": {"socket": "/tmp/tour.sock", "http": "http://127.0.0.1:4319"},
-    "stuck": "12 commits failed in a row",
-    "spool": CALM["spool"] | {"full": True, "disk_free_bytes": 0, "quarantined_rows": 2, "bytes": 10 * 2**20},
-    "intake": CALM["intake"] | {"held": 40, "lost_before_intake": {"buffer_full:event": 2}},
-    "redaction": {"version": 1, "mode": "mask", "keys": 6, "patterns": 40, "hits": {"jwt": 3, "card": 1}},
-    "reloads": {"done": 2, "failed": 1, "last_at": "2026-11-22T07:01:02.123456Z", "last_error": "[retry] max: expected a duration"},
-    "dead_letters": {"records": 3, "bytes": 120 * 2**20, "max_bytes": 2**27, "invalid": 1},
-    "journal": {"entries": 1200, "rows": 40, "bytes": 99_999, "max_bytes": 2**28},
-    "destinations": {
-        "agentos": {
-            "state": "waiting", "reason": "no connection to 127.0.0.1:4400: Connect call failed ('127.0.0.1', 4400)",
-            "retry_in_s": 31.7, "admitted": 12_619, "queued": 12_517, "delivered": 101, "dead": 1, "queued_bytes": 240 * 2**20,
-            "max_bytes": 2**28, "oldest_age_s": 45.8, "admitted_per_s": 38.8, "delivered_per_s": 0.0, "drain": "not draining",
-            "causes": {"dead": {"rejected": 1}}, "requests": 100, "retries": 3,
-        },
-        "decidefyi": {
-            "state": "waiting", "reason": "429 monthly cap", "retry_in_s": 700_000.0, "admitted": 5, "queued": 5, "queued_bytes": 900,
-            "max_bytes": 2**28, "oldest_age_s": 3600.0, "drain": "not draining",
-            "quota": {"reached": True}, "forecast": "decide.fyi's monthly cap is used up; it is fresh again on the 1st of December",
-            "gates": {"open": 1, "allow": 3, "circuit": "open", "reason": "5 in a row"},
-        },
-        "old": {"state": "removed", "reason": "not in the configuration; its queue is kept", "admitted": 1, "queued": 1},
-    },
-}  # fmt: skip
-AT_REST = {
-    "agentd": "0.1.0", "pid": None, "state": "stopped", "socket": "/tmp/tour.sock", "config": None,
-    "spool": {"directory": "/tmp/tour-state", "sync": "full", "bytes": 300, "max_bytes": 2**30, "disk_free_bytes": 2**30},
-    "intake": {"lost_before_intake": {"buffer_full:event": 3}},
-    "destinations": {"cloud": {"state": "stopped", "admitted": 3, "queued": 3, "queued_bytes": 300, "max_bytes": 1000, "oldest_age_s": 9.0}},
-}  # fmt: skip
 
 
 def _status(**there):
@@ -78,7 +31,7 @@ def _status(**there):
 def test_the_screen(name, document, width):
     """The screens as they are meant to look: what is wrong stands where it belongs, and nothing is wider than the terminal."""
     lines = screen(read_status(document), width)
-    assert "\n".join(lines) + "\n" == (SCREENS / f"{name}.txt").read_text()
+    assert "\n".join(lines) + "\n" == drawn(name)
     assert width is None or max(map(length, lines)) <= width
 
 
@@ -240,10 +193,11 @@ def test_what_a_platform_says_gives_no_orders(ask):
 
 
 @pytest.mark.parametrize(
-    ("share", "shown"), [(0.0, "····"), (0.001, "█···"), (0.5, "██··"), (0.99, "████"), (1.0, "████"), (7.0, "████")]
+    ("share", "shown"),
+    [(0.0, "····"), (0.001, "····"), (0.01, "█···"), (0.5, "██··"), (0.99, "████"), (1.0, "████"), (7.0, "████")],
 )
 def test_a_bar(share, shown):
-    """Anything at all is a cell, and more than all is no more than that."""
+    """A hundredth is a cell, and more than all is no more than that."""
     assert bar(share, 4) == shown
 
 

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from gate_kit import ScriptedWay, opened, says, warped
 
+from agentd.gate.asking import digest_of
 from agentd.intake import GateRefusal
 from agentd.redact.build import build_redactor
 from agentd.sections import Redact, Secret
@@ -63,6 +64,16 @@ async def test_the_same_question_is_known_and_another_secret_is_another():
         with pytest.raises(GateRefusal, match="was used for another question"):
             await room.ask(request={"password": "one-1", "n": 1}, key="k")
         assert len(room.way.sent) == 1
+
+
+@warped
+async def test_no_digest_on_disk_is_of_the_secret():
+    """A short secret could be tried out on it: what is stored is the digest of the question as it is stored."""
+    async with opened(redactor=rules()) as room:
+        heard = await room.ask(request={"password": "one-1"}, key="k")
+        row = room.row(heard["gate_id"])
+        assert row.digest == digest_of("act", "cloud", "", None, b'{"password":"[redacted:password]"}')
+        assert digest_of("act", "cloud", "", None, b'{"password":"one-1"}') not in on_disk(room)
 
 
 @warped
