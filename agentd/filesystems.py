@@ -12,6 +12,7 @@ and sync arrive, and a refusal would keep agentd out of sandboxes in which it wo
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,7 +115,8 @@ def judge(path: str, mount: Mount | None) -> Judgement:
 
 def look(path: Path, mountinfo: Path = _MOUNTINFO) -> Judgement:
     """What is to be said of a folder, or of the nearest one above it that exists."""
-    place = next((each for each in (path, *path.parents) if each.exists()), Path("/")).resolve()
+    there = (each for each in (path, *path.parents) if os.path.exists(each))  # noqa: PTH110 - Path.exists raises where a stranger's link lies
+    place = next(there, Path("/")).resolve()
     try:
         mounts = mounts_in(mountinfo.read_text(errors="surrogateescape"))
     except OSError:  # no /proc here

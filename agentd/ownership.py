@@ -43,7 +43,8 @@ def has_all_uids() -> bool:
 def check_way(path: Path, us: int, what: str) -> None:
     """Raise StateError where a stranger could put something else in the place of `path`: in a folder that leads to it, or by a link."""
     given = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow the links that are to be looked at
-    for folder in dict.fromkeys([*given.parents, *given.resolve().parents]):
+    real = Path(os.path.realpath(given))  # unlike resolve() it raises nothing, also where links go round in a circle
+    for folder in dict.fromkeys([*given.parents, *real.parents]):
         try:
             found = folder.lstat()
         except OSError:

@@ -89,6 +89,7 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _abort_all_of(self.port)
 
     async def _serve(self, reader, writer):
         task = asyncio.current_task()
@@ -241,3 +242,15 @@ def threaded(*servers):
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
+
+
+async def _abort_all_of(port):
+    """Also connections that were accepted and are nobody's yet, in the midst of their handshake: asyncio alone knows them.
+
+    What was aborted is closed a few turns later, TLS within TLS after some more.
+    """
+    for _ in range(20):
+        for transport in list(asyncio.get_running_loop()._transports.values()):
+            if (transport.get_extra_info("sockname") or (None, None))[1] == port:
+                transport.abort()
+        await asyncio.sleep(0)

@@ -56,7 +56,6 @@ EQUIPMENT = {
     "signals",
     "filesystems",
     "stamp",
-    "clash",
 }
 ROOMS = {"intake", "spool", "delivery", "platforms"}
 ROOT_ROOM = ""  # agentd/__init__.py: the version, and names that are loaded when they are asked for
@@ -79,7 +78,10 @@ ALLOWED = (
         "client": COMMON,
         "sandbox": COMMON | {"client"},  # never what it is to check: platforms, spool, delivery, intake, daemon
         "doctor": COMMON | EQUIPMENT | ROOMS | {"control", "targets"},
-        "cli": COMMON | EQUIPMENT | ROOMS | {"doctor", "control", "daemon", "targets", "gate", "compat", "client", "sandbox"},
+        "cli": COMMON
+        | EQUIPMENT
+        | ROOMS
+        | {"doctor", "control", "daemon", "targets", "gate", "compat", "client", "sandbox"},
         "testing": COMMON | {"spool"},
         "__main__": {"cli"},
         ROOT_ROOM: {"client", "errors"},

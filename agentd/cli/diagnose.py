@@ -6,6 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -71,7 +72,8 @@ def diagnose(
             _pack(file, written, text, folder)
     except BaseException:
         if file is not None:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # root may have become the state folder's owner
+                path.unlink()
         raise
     finally:
         if file is not None:

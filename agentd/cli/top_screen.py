@@ -148,10 +148,8 @@ def _destinations(found: Figures, width: int, room: int | None) -> list[str]:
     quota = "quota".ljust(cells + 5) if cells else "quota"
     head = ("destination", "state", "queued", quota, "in/s", "out/s", "flight", "p50", "p99", "oldest", "empty")
     rows = [head, *(_row(name, there, found.flows[name], cells) for name, there in status.destinations.items())]
-    if not cells:
-        rows = [(*row[:_P50], *row[_P50 + 1 :]) for row in rows]
-    head, *rows = rows
-    first, *body = table(head, rows, left=2)
+    shown = rows if cells else [(*row[:_P50], *row[_P50 + 1 :]) for row in rows]
+    first, *body = table(shown[0], shown[1:], left=2)
     lines = [cut(first, width)]
     for row, there in zip(body, status.destinations.values(), strict=True):
         lines.append(cut(row, width).replace(f" {there.state} ", f" {state(there.state)} ", 1))

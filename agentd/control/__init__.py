@@ -175,6 +175,7 @@ class DaemonControl:
             "accepted": admission.accepted,
             "refused": {cause: count for cause, count in sorted(admission.refused.items()) if count},
             "held": self._sink.held,
+            "tails": len(self.tail.tails),
             "runs": {} if self._sink.runs is None else self._sink.runs.status(),
             "lost_before_intake": self._sink.streams.lost(),
         }

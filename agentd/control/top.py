@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from agentd.ageing import Clocks
 from agentd.control.queue import QueueControl
 from agentd.delivery.courier import Courier
+from agentd.delivery.lanes import Hold
 from agentd.delivery.lanes import Lane as Sending
 from agentd.delivery.waits import Waits, Why, waits
 from agentd.intake import Grant, Peer
@@ -24,6 +25,7 @@ from agentd.spool.spool import Spool
 from agentd.tallies import Tally
 
 LOOKED_AT = 5000  # lanes of a destination, about 1.5 µs each
+_SLOW = (Hold.BACKOFF, Hold.FORBIDDEN, Hold.REFERENCE)
 
 
 class _Met(NamedTuple):
@@ -46,11 +48,15 @@ class _Met(NamedTuple):
 _RANKS: dict[str, Callable[[_Met], tuple[float, ...]]] = {
     "oldest": lambda met: (met.oldest_us,),
     "largest": lambda met: (-met.size, met.oldest_us),
-    "slowest": lambda met: (
-        *((-met.sending.failures, -met.sending.at) if met.sending is not None and met.sending.hold else (0, 0)),
-        met.oldest_us,
-    ),
+    "slowest": lambda met: (*_held(met.sending), met.oldest_us),
 }
+
+
+def _held(sending: Sending | None) -> tuple[float, float]:
+    """Failures and how long it still waits, the most first; a batch that fills is no wait."""
+    if sending is None or sending.hold not in _SLOW:
+        return 0, 0
+    return -sending.failures, -sending.at
 
 
 class TopControl:

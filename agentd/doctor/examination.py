@@ -72,7 +72,7 @@ def examine(given: Given, ask: Callable[[], Answered], env: Mapping[str, str], *
         *local.folder(looking.folder(directory, holder), user.uid, answers=answered.status is not None),
         *_disk(directory, config),
         local.files(looking.files(pid), config.intake.max_connections),
-        *_platforms(hops, answered),
+        *_platforms([hop for hop in hops if not _is_said(hop, given, answered)], answered),
         *remote.clock(hops),
         *_books(given, answered, directory, holder),
     ]
@@ -120,6 +120,12 @@ def _disk(directory: Path, config: Config) -> Iterator[Finding]:
     seen = looking.disk(directory)
     if seen is not None:
         yield from local.disk(seen, int(config.spool.max_bytes))
+
+
+def _is_said(hop: Hop, given: Given, answered: Answered) -> bool:
+    """Whether the configuration's faults have it already."""
+    about = f"[destinations.{hop.name}]"
+    return bool(hop.unreadable) and answered.status is None and any(fault.startswith(about) for fault in given.faults)
 
 
 def _platforms(hops: list[Hop], answered: Answered) -> Iterator[Finding]:

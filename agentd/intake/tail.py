@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Protocol
 
 from aiohttp import web
@@ -26,9 +27,9 @@ from agentd.intake.tailing import LEVELS, Busy, Listener, Sees, Tails, Wish, pie
 from agentd.records import KINDS
 
 MOST_LAST = 1000
-_SLICE_RECORDS = 500  # looked at in one turn on the event loop: about 3 ms at worst
 _SLICE_BYTES = 2**18
-_SLICE_S = 0.05  # between two turns: 10,000 records a second are looked at, at most
+_TURN_S = 0.002  # on the event loop for each reader
+_SLICE_S = 0.05  # between two turns: a reader takes 4 % of the event loop's time at most, whatever comes
 _PIECE_BYTES = 2**14  # asyncio tells a connection to pause above 64 KiB, which is taken for a reader that is gone
 _BEAT_S = 1.0  # without news an empty line, by which either side knows that the other is there
 _FILTERS = ("kind", "agent", "run", "destination", "level", "last")
@@ -88,16 +89,17 @@ class _Route:
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
         await response.prepare(request)
-        reader = _Reader(request, response, listener)
+        reader, loop = _Reader(request, response, listener), asyncio.get_running_loop()
         await reader.send(lines)
         while not listener.closed:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_BEAT_S):
                     await listener.news.wait()
             peer = known_peer(request)
+            until = loop.time() + _TURN_S
             with nullcontext() if peer is None else at_work(request, peer):
                 try:
-                    found = listener.take(_SLICE_RECORDS, _SLICE_BYTES, self._sees(request), shown)
+                    found = listener.take(_SLICE_BYTES, self._sees(request), shown, partial(_is_past, loop, until))
                 except Unauthorized:
                     break
             await reader.send(found if found or listener.is_behind else [b"\n"])
@@ -105,6 +107,10 @@ class _Route:
         if await reader.drained():
             await response.write_eof()
         return response
+
+
+def _is_past(loop: asyncio.AbstractEventLoop, time_s: float) -> bool:
+    return loop.time() > time_s
 
 
 class _Reader:

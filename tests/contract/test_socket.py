@@ -587,6 +587,28 @@ async def test_sender_blocks_while_too_much_is_under_way(house):
     await house.sink.until(lambda: len(house.sink.taken) == count + 20)
 
 
+async def test_what_was_read_of_a_connection_that_is_gone_is_submitted(house):
+    """Also what could not be yet, because its user had too much under way: and then nothing of it keeps his others from being read."""
+    await house.start(max_pending_bytes=1000)
+    house.sink.patient = True
+    flood = await house.client()
+    await flood.send(frame(b"[" + b",".join([RECORD] * 100) + b"]") * 2)
+    await house.sink.until(lambda: len(house.sink.taken) == 1)
+    gone = await house.client()
+    await gone.send(frame(RECORD) * 3)
+    probe = await house.client()
+    await probe.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    await probe.to_end()  # by now it has been read
+    assert len(house.sink.taken) == 1
+    gone.sock.close()
+    while len(house.sink.taken) < 5:
+        house.sink.finish_all()
+        await asyncio.sleep(0.01)
+    later = await house.client()
+    await later.send(frame(envelope(1)))
+    await house.sink.until(lambda: len(house.sink.taken) == 6)
+
+
 async def test_held_message_stops_its_connection_alone(house):
     """Messages that wait for room in a full queue stop the connection that sent them, however many bytes, and no other."""
     await house.start(max_pending_bytes=50_000)

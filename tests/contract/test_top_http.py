@@ -63,6 +63,7 @@ async def test_which_lanes_come_first(house):
         lane = courier.lanes.get(f"run:{name}")
         lane.failures = failures
         courier.lanes.hold(lane, Hold.BACKOFF, house.clock() + at, "503 no")
+    courier.lanes.hold(courier.lanes.get("run:new"), Hold.GATHERING, house.clock() + 99)
     assert await lanes(house) == ["run:old", "run:large", "run:failing", "run:waiting", "run:new"]
     assert await lanes(house, "?sort=largest&limit=2") == ["run:large", "run:old"]
     assert await lanes(house, "?sort=slowest&limit=3") == ["run:failing", "run:waiting", "run:old"]

@@ -8,7 +8,6 @@ import os
 import signal
 import stat
 import tarfile
-import uuid
 from pathlib import Path
 
 import pytest
@@ -39,6 +38,10 @@ def doctor(world, daemon=None, *more, **environment):
     for finding in json.loads(done.stdout):
         findings.setdefault(finding["check"], []).append(finding)
     return findings, done.returncode
+
+
+def state(daemon, name):
+    return daemon.status()["destinations"][name]["state"]
 
 
 def files_of(folder):
@@ -75,7 +78,7 @@ def troubled(world, **more):
     """A daemon with one destination down and one out of quota."""
     sections = {
         "destinations.ledger": {
-            "platform": "decisionos", "base_url": f"{world.platform.url}/decisionos", "agent_id": str(uuid.uuid4()), "api_key": {"env": "KEY2"},
+            "platform": "decisionos", "base_url": f"{world.platform.url}/decisionos", "agent_id": "6adea1a6-2973-5c67-a1ed-967b60bcbdf0", "api_key": {"env": "KEY2"},
         },
     }  # fmt: skip
     daemon = world.daemon(
@@ -84,51 +87,56 @@ def troubled(world, **more):
         **sections | more,
     )
     daemon.environment = {"KEY2": "dos_live_key"}
-    world.platform.faults("status=402,path=/decisionos/api/v1/decisions")
+    world.platform.faults("status=402,face=decisionos")
     return daemon
 
 
 def test_one_is_down_and_one_is_out_of_quota(world):
-    """Both are named with cause and cure; the platforms are asked by reads alone; the rest is well."""
+    """Both are named with cause and cure; the rest is well."""
     daemon = troubled(world)
     daemon.expected = {"paused"}
     daemon.start()
-    with Frames(daemon) as client:
-        assert client.deliver(world.ledger, [world.ledger.start("r"), world.ledger.event("r")]) == {}
-    wait_for(lambda: daemon.status()["destinations"]["agentos"]["state"] == "waiting", 10)
-    before = len(world.platform.requests())
+    emit = ("--config", str(daemon.config), "emit")
+    assert world.cli(*emit, "run.start", "run_id=r").returncode == 0
+    assert world.cli(*emit, "decision", "context=Route it", "chosen=eng").returncode == 0
+    wait_for(lambda: state(daemon, "agentos") == "waiting" and state(daemon, "ledger") == "paused", 10)
     findings, status = doctor(world, daemon, KEY2="dos_live_key")
-    asked = world.platform.requests()[: len(world.platform.requests()) - before]
     assert status == 1
     assert findings["agentos"][0]["what"] == "no connection to 127.0.0.1:9"
     assert findings["agentos"][0]["cause"] == "Connection refused"
     assert findings["agentos queue"][0]["level"] == "warn"
     assert {"daemon", "socket", "state", "disk", "files", "books", "ledger"} <= set(findings)
     assert {findings[check][0]["level"] for check in ("daemon", "socket", "state", "books")} == {"ok"}
-    assert {request.method for request in asked} == {"GET"}
+    assert findings["ledger queue"][0]["level"] == "fail"
+    assert (
+        "billing page" in findings["ledger queue"][0]["cure"] or "raise the plan" in findings["ledger queue"][0]["cure"]
+    )
     offline, _ = doctor(world, daemon, "--offline")
     assert "ledger" not in offline
-    daemon.configure(**{"destinations.agentos": {"base_url": f"{world.platform.url}/agentos"}})
-    daemon.stop()
     world.platform.faults()
+    wait_for(lambda: daemon.status()["destinations"]["ledger"]["delivered"] == 1, 15)
+    daemon.stop()
+    world.daemons.remove(daemon)  # what it still holds is for nobody
 
 
 def test_after_a_kill_the_disk_is_read(world):
-    """A stale socket, what waits, and not a byte of the state folder changes; a key that is refused is told apart."""
+    """A stale socket, what waits, by reads alone; not a byte of the state folder changes; a key that is refused is told apart."""
     daemon, ledger = world.daemon(), world.ledger
     world.platform.down()
     with Frames(daemon) as client:
         assert client.deliver(ledger, [ledger.start("r"), *ledger.events_of("r", 5)]) == {}
     daemon.kill()
     world.platform.up()
-    before = files_of(daemon.state)
+    before, asked = files_of(daemon.state), len(world.platform.requests())
     findings, status = doctor(world, daemon)
     assert files_of(daemon.state) == before
+    assert [request.method for request in world.platform.requests()[: len(world.platform.requests()) - asked]] == [
+        "GET"
+    ]
     assert status == 1
     assert "is stale" in findings["socket"][0]["what"]
     assert "6 wait" in findings["agentos queue"][0]["what"]
     assert findings["agentos"][0]["level"] == findings["clock"][0]["level"] == "ok"
-    refused, _ = doctor(world, daemon, KEY="wrong")  # noqa: F841 - the sandbox takes any key; its refusal is a fault
     world.platform.faults("status=401")
     findings, status = doctor(world, daemon)
     assert (findings["agentos"][0]["what"], status) == ("the platform refuses the key", 1)
@@ -199,7 +207,7 @@ def planted(world):
         file.write(f'\n[[security.tokens]]\ntoken = {{ file = "{token}" }}\nagent_ids = ["{AGENT_NAME}"]\n')
     daemon.expected = {"paused"}
     daemon.start()
-    yield daemon
+    return daemon
 
 
 def members(path):

@@ -3,7 +3,11 @@
 import json
 import signal
 
-from harness import Frames, wait_for
+from harness import Frames, http_call, wait_for
+
+from agentd import __version__
+
+FACES = ("agentos", "ascend")
 
 
 def tell(world, daemon, *records):
@@ -65,3 +69,29 @@ def test_config_says_where_each_part_comes_from(world):
     assert lines["environment"].endswith(f"file: {path}")
     assert lines["host"].endswith("default for this user")
     assert json.loads(world.cli("--config", str(path), "config", "--json").stdout)["identity"]["service"] == ""
+
+
+def test_every_request_bears_it_on_the_wire(world):
+    """Records, gates and the read that guards one: `User-Agent`; to ASCEND `X-Environment` too, and the action's context."""
+    seen = []
+    for name, face in world.platform.faces.items():
+        answer = face.answer
+        face.answer = lambda call, name=name, answer=answer: (seen.append((name, call)), answer(call))[1]
+    ascend = {
+        "platform": "ascend", "agent_id": "bot", "base_url": f"{world.platform.url}/ascend", "api_key": {"env": "KEY"},
+    }  # fmt: skip
+    daemon = world.daemon(
+        identity={"service": "billing", "environment": "prod", "host": "h"}, **{"destinations.ascend": ascend}
+    )
+    tell(world, daemon, world.ledger.start("r-1"), world.ledger.event("r-1"))
+    asked = {"gate": "action", "to": "ascend", "request": {"action_type": "query", "resource": "db"}}
+    status, verdict = http_call(daemon.socket, "POST", "/v1/gate", json.dumps(asked).encode())
+    assert (status, verdict["verdict"]) == (200, "allow")
+    daemon.drained()
+    headers = [{name.lower(): value for name, value in call.headers.items()} for _, call in seen]
+    said = {each["user-agent"] for each in headers}
+    assert said == {f"agentd/{__version__} (service=billing; environment=prod; host=h)"}
+    environments = {(name, each.get("x-environment")) for (name, _), each in zip(seen, headers, strict=True)}
+    assert environments == {("agentos", None), ("ascend", "prod")}
+    [submit] = [json.loads(call.body) for name, call in seen if call.path.endswith("/submit")]
+    assert submit["context"]["agentd_identity"] == {"host": "h", "service": "billing", "environment": "prod"}

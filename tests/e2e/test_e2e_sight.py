@@ -32,9 +32,9 @@ def _running(world, daemon, *arguments):
             child.kill()
 
 
-def _listens(daemon):
-    """Wait until somebody does: connections of the command line are those that stay."""
-    wait_for(lambda: daemon.status()["intake"]["connections"] >= 2, 10)
+def _listen(daemon, count=1):
+    """Wait until so many do."""
+    wait_for(lambda: daemon.status()["intake"]["tails"] == count, 10)
 
 
 def test_the_exit_code_follows_the_daemons_health(world):
@@ -45,7 +45,7 @@ def test_the_exit_code_follows_the_daemons_health(world):
         daemon.drained()
         assert _status(world, daemon)[0] == 0
         world.platform.down()
-        client.deliver(world.ledger, world.ledger.events_of("r2", 1) + [world.ledger.start("r3")])
+        client.deliver(world.ledger, [world.ledger.start("r3")])
         wait_for(lambda: daemon.books()["state"] == "waiting")
         code, shown = _status(world, daemon, "--json")
         document = json.loads(shown)
@@ -138,7 +138,7 @@ def test_tail_shows_what_comes(world):
         ):
             before = [json.loads(all_of_it.stdout.readline()) for _ in range(2)]
             assert [one["record"]["payload"]["n"] for one in before] == [1, 2]
-            wait_for(lambda: daemon.status()["intake"]["connections"] >= 4, 10)
+            _listen(daemon, 2)
             client.deliver(world.ledger, [world.ledger.event("r", note=f"token {secret}")])
             client.deliver(world.ledger, [world.ledger.event("r", level="error"), world.ledger.end("r")])
             shown = [json.loads(all_of_it.stdout.readline()) for _ in range(3)]
@@ -156,7 +156,7 @@ def test_a_tail_that_is_not_read_holds_up_nobody(world):
     """Records are taken as fast as ever; the reader is told how many it has missed, and what it has shown and missed is all of them."""
     daemon = world.daemon()
     with _running(world, daemon, "tail", "--json") as child:
-        _listens(daemon)
+        _listen(daemon)
         records = deal(world.ledger, 12_000, 20)
         Producer(daemon, world.ledger, records).join()
         daemon.drained()
@@ -174,7 +174,7 @@ def test_a_tail_whose_pipe_is_closed_ends(world):
     """`agentd tail | head -1`: no traceback, and nobody listens any more."""
     daemon = world.daemon()
     with _running(world, daemon, "tail") as child, Frames(daemon) as client:
-        _listens(daemon)
+        _listen(daemon)
         client.deliver(world.ledger, world.ledger.whole_run("r", 3))
         child.stdout.readline()
         child.stdout.close()
@@ -184,6 +184,7 @@ def test_a_tail_whose_pipe_is_closed_ends(world):
             return child.poll() is not None
 
         wait_for(ended, 10)
+        _listen(daemon, 0)
         assert "Traceback" not in child.stderr.read()
 
 
@@ -191,7 +192,7 @@ def test_the_end_of_the_daemon_ends_a_tail(world):
     """It waits for nobody who listens, and they are told."""
     daemon = world.daemon()
     with _running(world, daemon, "tail") as child:
-        _listens(daemon)
+        _listen(daemon)
         assert daemon.stop(within_s=5) == 0
         assert child.wait(10) == 1
         assert child.stderr.read() == "agentd: the daemon has ended\n"

@@ -48,6 +48,7 @@ def refused(daemon, code, *words):
     assert daemon.wait(20) == code, daemon.tail()
     said = daemon.log.read_text()
     daemon.log.unlink()  # what it says is what was wanted
+    assert "Traceback" not in said, said
     for word in words:
         assert word in said, said
     return next(line for line in reversed(said.splitlines()) if "agentd" in line)

@@ -14,7 +14,7 @@ STATUS = {
     "balanced": True,
     "destinations": {
         "cloud": {
-            "queued": 5, "queued_bytes": 500, "max_bytes": 2**29, "in_flight": 1, "concurrency": 8, "oldest_age_s": None, "state": "paused", "retries": 4,
+            "queued": 5, "queued_bytes": 500, "max_bytes": 2**29, "in_flight": 1, "concurrency": 8, "quota": {"reached": False, "left": 3}, "oldest_age_s": None, "state": "paused", "retries": 4,
         },
     },
 }  # fmt: skip

@@ -138,6 +138,7 @@ def test_the_status_holds_the_books(parts):
         "accepted": 10,
         "refused": {"invalid": 2},
         "held": 4,
+        "tails": 0,
         "runs": {},
         "lost_before_intake": {"no_daemon": 2},
     }
@@ -197,6 +198,15 @@ def test_health_and_readiness(parts):
     control.draining = True
     assert (control.unhealthy(), control.unready()) == ("the disk hangs", "draining")
     assert control.status()["state"] == "draining"
+
+
+def test_ready_means_that_socket_and_spool_work(parts):
+    """A socket that was taken away and commits that fail make it unready, each with its reason."""
+    control, spool, _ = parts
+    spool.trouble = "5 commits failed in a row"
+    assert control.unready() == "5 commits failed in a row"
+    control._missing = lambda: "the socket /x is gone"
+    assert control.unready() == "the socket /x is gone"
 
 
 async def test_a_flush_says_what_is_left_and_why(parts):

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from agentd.daemon import Daemon
-from agentd.sections import Config, Destination, Loaded, Secret
+from agentd.errors import StateError
+from agentd.sections import Config, Destination, Listen, Loaded, Secret, SpoolConfig
 
 
 @pytest.fixture
@@ -39,3 +40,19 @@ async def test_nothing_is_deleted_for_its_age_before_the_clock_had_time_to_be_pu
         await asyncio.sleep(0)
     task.cancel()
     assert ages[:5] == [0, 0, 0, 7, 7]
+
+
+async def test_a_start_on_a_network_file_system_is_refused(tmp_path, monkeypatch):
+    """Promise 1: before a folder is made or a socket is there, in one line that says what would be right."""
+    mountinfo = tmp_path / "mountinfo"
+    mountinfo.write_text("1 0 0:1 / / rw - nfs4 nas:/export rw\n")
+    monkeypatch.setattr("agentd.filesystems.look.__defaults__", (mountinfo,))
+    cloud = Destination("agentos", "https://example.com", "a", api_key=Secret(env="KEY"))
+    config = Config(
+        listen=Listen(socket=str(tmp_path / "a.sock")),
+        spool=SpoolConfig(directory=str(tmp_path / "state")),
+        destinations={"cloud": cloud},
+    )
+    with pytest.raises(StateError, match=r"network file system .nfs4 at /.* choose a folder on a disk of this machine"):
+        await Daemon(Loaded(config, None), {"KEY": "k"}, beside=True).run()
+    assert [path.name for path in tmp_path.iterdir()] == ["mountinfo"]

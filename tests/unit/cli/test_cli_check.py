@@ -41,6 +41,15 @@ def platforms(monkeypatch):
     monkeypatch.setattr("agentd.platforms", module, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def disk(monkeypatch, tmp_path_factory):
+    """A list of mounts with an ordinary disk: what these tests run on may be in memory, or a container's layer."""
+    mountinfo = tmp_path_factory.mktemp("proc") / "mountinfo"
+    mountinfo.write_text("1 0 0:1 / / rw - ext4 /dev/vda rw\n")
+    monkeypatch.setattr("agentd.filesystems.look.__defaults__", (mountinfo,))
+    return mountinfo
+
+
 @pytest.fixture
 def sound(tmp_path):
     """A configuration with nothing to complain about."""
@@ -120,6 +129,30 @@ def test_a_state_folder_that_is_a_file(sound, tmp_path):
     """A file in the folder's place is named."""
     (tmp_path / "state").write_text("")
     assert ("error", f"{tmp_path}/state: is no folder") in _complaints(sound)
+
+
+@pytest.mark.parametrize(
+    ("kind", "level", "says"),
+    [
+        ("nfs4", "error", "network file system (nfs4 at /)"),
+        ("tmpfs", "warning", "is in memory"),
+        ("overlay", "warning", "gone with the container"),
+    ],
+)
+def test_a_spool_that_may_not_last(sound, disk, kind, level, says):
+    """Promise 1: a network file system is refused, what ends with machine or container is warned of."""
+    disk.write_text(f"1 0 0:1 / / rw - {kind} x rw\n")
+    [(found, message)] = [each for each in _complaints(sound) if says in each[1]]
+    assert found == level
+    assert message.startswith(sound.spool.directory)
+
+
+def test_a_pods_volume_is_told(sound, disk, tmp_path):
+    """An emptyDir is no complaint; how long it lasts is said."""
+    disk.write_text(f"1 0 0:1 /pods/1/volumes/kubernetes.io~empty-dir/state {tmp_path} rw - ext4 x rw\n")
+    assert not [each for each in _complaints(sound) if "emptyDir" in each[1]]
+    said = [finding.message for finding in examine(Loaded(sound, None), {}, UID)]
+    assert f"{sound.spool.directory} is an emptyDir: what waits outlives the container and ends with the pod" in said
 
 
 def test_a_spool_larger_than_the_disk(sound, monkeypatch):

@@ -92,3 +92,19 @@ def test_more_than_a_quantum_is_paid_back_while_others_wait():
         loop.turn()
     assert loop.log.index("a") > 4
     assert loop.log.count("b") == 6
+
+
+def test_who_waits_again_waits_for_the_next_turn():
+    """Also who has done nothing in this one: the loop goes on between."""
+    loop = Loop()
+    calls = []
+
+    def go():
+        calls.append(loop.now)
+        loop.rota.wait(A, go)
+
+    loop.rota.wait(A, go)
+    loop.turn()
+    assert len(calls) == 1
+    loop.turn()
+    assert len(calls) == 2
