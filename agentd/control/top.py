@@ -1,7 +1,7 @@
 """One look at a daemon that works: its status, where the time goes, and the lanes that stand out. From memory alone.
 
-A look is asked for about once a second, so what it costs has a bound: of the lanes in memory the first `LOOKED_AT` of each destination
-are ranked, those that have waited longest in memory; the answer says how many there were. `agentd queue list` reads all from the disk.
+A look is asked for about once a second, so what it costs has a bound: of the lanes in memory the first `LOOKED_AT` are ranked, of
+each destination an equal share: those that have been in memory longest; the answer says how many there were. `agentd queue list` reads all from the disk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from agentd.spool.lane import ENTRY_OVERHEAD, Lane
 from agentd.spool.spool import Spool
 from agentd.tallies import Tally
 
-LOOKED_AT = 5000  # lanes of a destination, about 1.5 µs each
+LOOKED_AT = 2000  # lanes, of all destinations together; about 1 µs each
 _SLOW = (Hold.BACKOFF, Hold.FORBIDDEN, Hold.REFERENCE)
 
 
@@ -84,7 +84,8 @@ class TopControl:
     ) -> dict[str, Any]:
         own = None if admin else self._queues.own(viewer, grant)
         names = [name for name in self._spool.queues if destination in (None, name)]
-        met = [one for name in names for one in self._met(name, own)] if limit else []
+        share = LOOKED_AT // max(1, len(names)) if limit else 0
+        met = [one for name in names for one in self._met(name, own, share)]
         first = heapq.nsmallest(limit, met, key=_RANKS[sort])
         timings = self._spool.timings
         return {
@@ -99,9 +100,9 @@ class TopControl:
             },
         }
 
-    def _met(self, name: str, own: Callable[[str, Source], bool] | None) -> Iterable[_Met]:
+    def _met(self, name: str, own: Callable[[str, Source], bool] | None, most: int) -> Iterable[_Met]:
         courier = self._couriers.get(name)
-        for lane in islice(self._spool.queues[name].lanes.values(), LOOKED_AT):
+        for lane in islice(self._spool.queues[name].lanes.values(), most):
             if lane.entries and (own is None or own(name, lane.entries[0].source)):
                 yield _Met(name, lane, None if courier is None else courier.lanes.find(lane.key))
 

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from agentd.intake import Control, Grant, Peer
 from agentd.intake.answers import Problem, json_answer
+from agentd.intake.bounds import at_work
 from agentd.intake.door import grant_of, peer_of_request
 from agentd.intake.tail import Overheard, add_tail
 
@@ -48,6 +49,8 @@ def add_top(app: web.Application, top: Top, control: Control) -> None:
             raise Problem(400, "bad_request", f"limit: expected 0 to {MOST}, got {limit[:64]!r}")
         peer = peer_of_request(request)
         admin, grant = control.is_admin(peer), grant_of(request)
-        return json_answer(top.look(sort, query.get("destination"), int(limit), peer, admin=admin, grant=grant))
+        with at_work(request, peer):
+            found = top.look(sort, query.get("destination"), int(limit), peer, admin=admin, grant=grant)
+        return json_answer(found)
 
     app.router.add_get("/v1/top", look)

@@ -143,7 +143,7 @@ BUILT_IN: tuple[Pattern, ...] = (
     _build("aws-secret", r"(?<![A-Za-z0-9/+=])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])", check=_is_mixed, beside=("AKIA", "ASIA")),
     _build("github-token", _B + r"(?:gh[pousr]_[A-Za-z0-9]{36,}+|github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59})" + _E,
            "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
-    _build("gitlab-token", _B + r"gl(?:pat|dt|rt)-[A-Za-z0-9_.-]{20,}+", "glpat-", "gldt-", "glrt-"),
+    _build("gitlab-token", _B + r"gl(?:pat|dt|rt)-[A-Za-z0-9_-]{20,}+(?:\.[A-Za-z0-9_-]{2,}+){0,3}", "glpat-", "gldt-", "glrt-"),
     _build("slack-token", _B + r"xox[abeoprs](?:\.xox[bp])?-(?=[A-Za-z-]{0,99}[0-9])[A-Za-z0-9-]{10,}+", "xox"),
     _build("slack-token", _B + r"xapp-[0-9]-[A-Za-z0-9-]{20,}+", "xapp-"),
     _build("slack-webhook", r"hooks\.slack\.com/(?:services|workflows|triggers)/([A-Za-z0-9_/-]{20,}+)", "hooks.slack", group=1,
@@ -161,7 +161,7 @@ BUILT_IN: tuple[Pattern, ...] = (
     _build("url-signature", r"[?&](?:sig|[Xx]-[Aa]mz-[Ss]ignature|[Xx]-[Gg]oog-[Ss]ignature)=([A-Za-z0-9%+/=_-]{16,}+)",
            "sig=", "ignature=", group=1, folded=(b'sig"', b'signature"'), back=12),
     _build("url-password", _URL, "://", group=1, check=_has_password),
-    _build("bearer", r"(?<![A-Za-z0-9])[Bb](?:earer|EARER) {1,4}([A-Za-z0-9._~+/=-]{16,}+)", "earer ", "EARER ", group=1, check=_looks_random, folded=(b'bearer"',),
+    _build("bearer", r"(?<![A-Za-z0-9])[Bb](?:earer|EARER) {1,4}((?=[A-Za-z0-9._~+/=-]{16})[A-Za-z0-9_~+/=-]++(?:\.[A-Za-z0-9_~+/=-]++)*+)", "earer ", "EARER ", group=1, check=_looks_random, folded=(b'bearer"',),
            confirm=r"(?i:bearer)(?: {1,4}|%20|\+)[A-Za-z0-9._~+/=-]{16}"),
     _build("basic-auth", r"(?<![A-Za-z0-9])[Bb]asic {1,4}([A-Za-z0-9+/]{8,}+={0,2})", "asic ", group=1, check=_is_basic, folded=(b'basic"',)),
     Pattern(

@@ -61,6 +61,17 @@ def say(port, request, within_s=10.0):
     return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), body
 
 
+def is_ended(sock):
+    """Whether the other side has ended it by now."""
+    sock.setblocking(False)
+    try:
+        return sock.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
 async def ask(port, request):
     return await asyncio.to_thread(say, port, request if b" HTTP/" in request else GET % request)
 
@@ -145,19 +156,24 @@ async def test_who_says_nothing_is_let_go(port):
 async def test_a_crowd_does_not_keep_the_kubelet_out(port):
     """Of 200 who connect and say nothing the oldest go, and whoever asks is answered."""
     with ExitStack() as stack:
-        for _ in range(200):
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+        crowd = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 10)) for _ in range(200)]
         for _ in range(5):
             assert (await ask(port, b"/healthz"))[0] == 200
+        assert sum(map(is_ended, crowd)) >= 200 - probe.MAX_CONNECTIONS
 
 
-async def test_a_flood_of_scrapes_is_one(port, daemon):
-    """Who asks within a second of another shares what that one got."""
+async def test_a_flood_of_scrapes_is_one(port, daemon, monkeypatch):
+    """Who asks within a second of another shares what that one got; who comes later gets a new one."""
+    monkeypatch.setattr(probe, "FRESH_S", 60.0)
     with ThreadPoolExecutor(20) as pool:
         loop = asyncio.get_running_loop()
         answers = await asyncio.gather(*(loop.run_in_executor(pool, say, port, GET % b"/metrics") for _ in range(20)))
     assert {status for status, _, _ in answers} == {200}
-    assert 1 <= daemon.scrapes <= 3
+    assert (await ask(port, b"/metrics"))[0] == 200
+    assert daemon.scrapes == 1
+    monkeypatch.setattr(probe, "FRESH_S", 0.0)
+    await ask(port, b"/metrics")
+    assert daemon.scrapes == 2
 
 
 async def test_while_the_event_loop_hangs_somebody_says_so(port, daemon):

@@ -592,21 +592,24 @@ async def test_what_was_read_of_a_connection_that_is_gone_is_submitted(house):
     await house.start(max_pending_bytes=1000)
     house.sink.patient = True
     flood = await house.client()
-    await flood.send(frame(b"[" + b",".join([RECORD] * 100) + b"]") * 2)
+    large = frame(b"[" + b",".join([RECORD] * 100) + b"]")
+    await flood.send(large * 2)
     await house.sink.until(lambda: len(house.sink.taken) == 1)
-    gone = await house.client()
-    await gone.send(frame(RECORD) * 3)
+    gone = [await house.client() for _ in range(3)]
+    for client in gone:
+        await client.send(large * 2)  # each is too much again, for all of them
     probe = await house.client()
     await probe.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     await probe.to_end()  # by now it has been read
     assert len(house.sink.taken) == 1
-    gone.sock.close()
-    while len(house.sink.taken) < 5:
+    for client in gone:
+        client.sock.close()
+    while len(house.sink.taken) < 8:
         house.sink.finish_all()
         await asyncio.sleep(0.01)
     later = await house.client()
     await later.send(frame(envelope(1)))
-    await house.sink.until(lambda: len(house.sink.taken) == 6)
+    await house.sink.until(lambda: len(house.sink.taken) == 9)
 
 
 async def test_held_message_stops_its_connection_alone(house):

@@ -128,7 +128,7 @@ async def test_a_question_that_is_wrong(house, query, message):
 
 async def test_what_a_look_costs_is_bounded(house, monkeypatch):
     """Of many lanes only the first are ranked, and it is said how many."""
-    monkeypatch.setattr(top, "LOOKED_AT", 20)
+    monkeypatch.setattr(top, "LOOKED_AT", 40)  # for two destinations
     for number in range(50):
         await house.come(lane=f"run:{number}")
     _, document = await look(house, "?limit=5")

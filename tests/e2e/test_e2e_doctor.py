@@ -236,9 +236,17 @@ def test_a_bundle_without_secrets(world, planted):
                 "level": "warning",
             }
         )
-        + f"\n2026-11-22 run:{RUN} of {AGENT_NAME}: {PLANTED['jwt in a log line']} {KEY}\n"
+        + f"\n2026-11-22 run:{RUN} of {AGENT_NAME}: agent-of-bob {PLANTED['jwt in a log line']} {KEY}\n"
     )
-    environment = {"KEY": KEY, "MY_API_TOKEN": PLANTED["variable of the shell"], "AGENTOS_AGENT_ID": AGENT_NAME}
+    readable = [
+        PLANTED[place]
+        for place in ("key in a file", "variable of the shell", "password of a proxy", "token of a client")
+    ]
+    basic = base64.b64encode(f"ann:{PLANTED['password of a proxy']}".encode()).decode()
+    with log.open("a") as file:  # as a careless library would write them
+        file.write(json.dumps({"message": f"sent {' '.join(readable)} {basic}", "headers": {"x": readable[0]}}) + "\n")
+        file.write(f"sent {' '.join(readable)} as {basic} and {readable[0].encode().hex()}\n")
+    environment = {"KEY": KEY, "MY_API_TOKEN": PLANTED["variable of the shell"], "AGENTOS_AGENT_ID": "agent-of-bob"}
     path = world.folder / "bundle.tar.gz"
     arguments = ("--config", str(planted.config), "diagnose", "--log", str(log))
     dry = world.cli(*arguments, "--dry-run", **environment)
@@ -259,7 +267,8 @@ def test_a_bundle_without_secrets(world, planted):
         for form in (secret.encode(), base64.b64encode(secret.encode()).rstrip(b"="), secret.encode().hex().encode()):
             assert form not in whole, place
     assert b"ann:" not in whole
-    for name in (AGENT_NAME, RUN, "0b0c2a1e-8a7c-4d3f-9a55-2f1f0c6b7a11"):
+    assert basic.encode() not in whole
+    for name in (AGENT_NAME, "agent-of-bob", RUN, "0b0c2a1e-8a7c-4d3f-9a55-2f1f0c6b7a11"):
         assert name.encode() not in whole, name
     assert all(member.mode == 0o600 and member.isfile() for member, _ in held.values())
     assert json.loads(held["status.json"][1])["destinations"]["agentos"]["delivered"] == 3

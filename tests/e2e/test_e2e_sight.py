@@ -188,11 +188,15 @@ def test_a_tail_whose_pipe_is_closed_ends(world):
         assert "Traceback" not in child.stderr.read()
 
 
-def test_the_end_of_the_daemon_ends_a_tail(world):
-    """It waits for nobody who listens, and they are told."""
+@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
+def test_the_end_of_the_daemon_ends_a_tail(world, killed):
+    """It waits for nobody who listens, and they are told; also where it was killed."""
     daemon = world.daemon()
     with _running(world, daemon, "tail") as child:
         _listen(daemon)
-        assert daemon.stop(within_s=5) == 0
+        if killed:
+            daemon.kill()
+        else:
+            assert daemon.stop(within_s=5) == 0
         assert child.wait(10) == 1
         assert child.stderr.read() == "agentd: the daemon has ended\n"

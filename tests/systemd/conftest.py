@@ -35,7 +35,7 @@ api_key = {{ credential = "agentos" }}
 """
 _RESET = f"""\
 systemctl stop agentd.socket agentd.service
-rm -rf /var/lib/agentd /etc/systemd/system/agentd.*.d
+rm -rf /tmp/agents-may-end /var/lib/agentd /etc/systemd/system/agentd.*.d
 systemctl daemon-reload
 systemctl reset-failed
 systemctl start agentd.socket
@@ -47,14 +47,16 @@ journalctl --quiet --vacuum-time=1s
 _SANDBOX_UNIT = f"[Service]\nDynamicUser=yes\nExecStart={AGENTD} sandbox\n"
 _AGENT = '''\
 """An agent: begins a run, emits numbered events at a steady rate, ends it, and says what became of them."""
-import json, sys, time
+import itertools, json, os, sys, time
 from agentd import Client
 
 name, count, pause_s = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 client = Client()
 with client.start_run(run_id=name) as run:
     print("begun", flush=True)
-    for number in range(count):
+    for number in itertools.count():
+        if number >= count and ("--go-on" not in sys.argv or os.path.exists("/tmp/agents-may-end")):
+            break
         run.emit("step", {"n": number})
         time.sleep(pause_s)
     if "--die" in sys.argv:
@@ -62,7 +64,7 @@ with client.start_run(run_id=name) as run:
         print("stored", flush=True)
         time.sleep(3600)
 client.flush(timeout=30, until="stored")
-print(json.dumps({"dropped": client.dropped}))
+print(json.dumps({"dropped": client.dropped, "emitted": number}))
 client.close()
 '''
 

@@ -54,6 +54,16 @@ def test_unknown_secrets_go_by_their_form(text, gone):
     assert gone not in scrubber().text(text)
 
 
+@pytest.mark.parametrize(
+    "text", ["at http://ann:word-1@proxy:3128/x", "at https://token-2@h", "HTTP://a:b@c d://e:f@g"]
+)
+def test_who_stands_in_front_of_a_host_goes_without_any_pattern(text):
+    """User and password of every URL, whatever the patterns know."""
+    cleaned = scrubber(hide=str).text(text)
+    assert "[secret]@" in cleaned
+    assert not any(part in cleaned for part in ("ann", "word-1", "token-2", "a:b", "e:f"))
+
+
 def test_names_and_ids_are_digests():
     """The same name the same digest, in one bundle alone; short names only in their own field; a digest stays what it is."""
     one, other = scrubber(), scrubber(key=b"other")

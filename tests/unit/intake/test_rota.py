@@ -10,9 +10,12 @@ A, B, C = 1, 2, 3
 class Loop:
     """The loop's turns, one at a time, and work that takes as long as it says."""
 
-    def __init__(self, quantum_s=5.0):
+    def __init__(self, quantum_s=5.0, shared_s=1000.0):
         self.now, self.calls, self.log = 0.0, [], []
-        self.rota = Rota(lambda: self.now, self.calls.append, quantum_s)
+        self.rota = Rota(lambda: self.now, self.calls.append, quantum_s, shared_s)
+        self.rota.spend(B, 0.0)  # several are there
+        self.rota.spend(A, 0.0)
+        self.now = 0.0
 
     def turn(self):
         calls, self.calls[:] = list(self.calls), []
@@ -44,6 +47,22 @@ def test_alone_a_user_has_every_turn():
     for _ in range(3):
         loop.turn()
     assert loop.log == ["a"] * 4
+
+
+def test_who_is_alone_has_ten_quanta():
+    """As soon as somebody else has work done, and for a second after that, it is one."""
+    loop = Loop(quantum_s=1.0, shared_s=1.0)
+    loop.now = 100.0  # the others are long gone
+    loop.rota.spend(A, 9.0)
+    assert loop.rota.has_turn(A)
+    loop.rota.spend(A, 1.0)
+    assert not loop.rota.has_turn(A)
+    loop.turn()
+    loop.rota.spend(B, 0.1)
+    loop.rota.spend(A, 1.0)
+    assert not loop.rota.has_turn(A)
+    loop.now += 1.1
+    assert loop.rota.has_turn(A)
 
 
 def test_in_one_turn_a_user_has_a_quantum():
