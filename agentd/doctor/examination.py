@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agentd import __version__
 from agentd.control.at_rest import status_at_rest
@@ -60,6 +61,11 @@ def examine(given: Given, ask: Callable[[], Answered], env: Mapping[str, str], *
     directory = _directory(given, answered, env, user.uid)
     holder = running_pid(directory)
     pid = holder if answered.status is None else answered.status["pid"]
+    is_anothers = (
+        seen.kind == "socket" and seen.answer == "denied"
+    )  # somebody else's daemon: what we could start says nothing of it
+    if is_anothers:
+        given = replace(given, faults=())
     unit = looking.unit()
     hops = asking.hops(config, env) if online and given.loaded is not None else []
     return [
@@ -69,10 +75,9 @@ def examine(given: Given, ask: Callable[[], Answered], env: Mapping[str, str], *
         local.socket(seen, user),
         *local.variables(env, config.listen.socket if given.loaded is not None and given.loaded.path else ""),
         *(daemon.daemon(answered.status, __version__, answered.unhealthy, answered.unready) if answered.status else ()),
-        *local.folder(looking.folder(directory, holder), user.uid, answers=answered.status is not None),
-        *_disk(directory, config),
+        *_state(directory, holder, config, given, answered, user.uid, is_anothers=is_anothers),
         local.files(looking.files(pid), config.intake.max_connections),
-        *_platforms([hop for hop in hops if not _is_said(hop, given, answered)], answered),
+        *_platforms([hop for hop in hops if not _is_said(hop, given, answered)], answered, is_anothers=is_anothers),
         *remote.clock(hops),
         *_books(given, answered, directory, holder),
     ]
@@ -116,7 +121,21 @@ def _configuration(given: Given, answered: Answered) -> Iterator[Finding]:
         yield ok(check, f"{where}; {len(config.destinations)} destination(s)")
 
 
-def _disk(directory: Path, config: Config) -> Iterator[Finding]:
+def _state(
+    directory: Path,
+    holder: int | None,
+    config: Config,
+    given: Given,
+    answered: Answered,
+    uid: int,
+    *,
+    is_anothers: bool,
+) -> Iterator[Finding]:
+    """The state folder and its disk, unless it is not known where they are."""
+    answers = answered.status is not None
+    if given.unreadable and not answers:
+        return
+    yield from local.folder(looking.folder(directory, holder), uid, answers=answers or is_anothers)
     seen = looking.disk(directory)
     if seen is not None:
         yield from local.disk(seen, int(config.spool.max_bytes))
@@ -128,10 +147,12 @@ def _is_said(hop: Hop, given: Given, answered: Answered) -> bool:
     return bool(hop.unreadable) and answered.status is None and any(fault.startswith(about) for fault in given.faults)
 
 
-def _platforms(hops: list[Hop], answered: Answered) -> Iterator[Finding]:
+def _platforms(hops: list[Hop], answered: Answered, *, is_anothers: bool) -> Iterator[Finding]:
     """A key that is not for this user's eyes is the daemon's affair, who says how it fares."""
     for hop in hops:
-        if hop.unreadable and answered.status is not None and hop.name in answered.status["destinations"]:
+        if hop.unreadable and is_anothers:
+            yield ok(hop.name, f"its key can't be read from here ({hop.unreadable}); the daemon may have it")
+        elif hop.unreadable and answered.status is not None and hop.name in answered.status["destinations"]:
             yield ok(hop.name, f"its key can't be read from here ({hop.unreadable}); how it fares: {hop.name} queue")
         else:
             yield from remote.way(hop)

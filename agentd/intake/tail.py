@@ -28,8 +28,8 @@ from agentd.records import KINDS
 
 MOST_LAST = 1000
 _SLICE_BYTES = 2**18
-_TURN_S = 0.002  # on the event loop for each reader
-_SLICE_S = 0.05  # between two turns: a reader takes 4 % of the event loop's time at most, whatever comes
+_TURN_S = 0.002  # on the event loop, shared by all readers
+_SLICE_S = 0.05  # between two turns: readers take about 4 % of the event loop's time, however many and whatever comes
 _PIECE_BYTES = 2**14  # asyncio tells a connection to pause above 64 KiB, which is taken for a reader that is gone
 _BEAT_S = 1.0  # without news an empty line, by which either side knows that the other is there
 _FILTERS = ("kind", "agent", "run", "destination", "level", "last")
@@ -96,7 +96,7 @@ class _Route:
                 async with asyncio.timeout(_BEAT_S):
                     await listener.news.wait()
             peer = known_peer(request)
-            until = loop.time() + _TURN_S
+            until = loop.time() + _TURN_S / max(1, len(self._overheard.tails))
             with nullcontext() if peer is None else at_work(request, peer):
                 try:
                     found = listener.take(_SLICE_BYTES, self._sees(request), shown, partial(_is_past, loop, until))

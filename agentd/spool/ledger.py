@@ -5,6 +5,7 @@ Recovery fills it, the spool's methods change it, the committer writes it. It be
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ from agentd.spool.tables import Meta, Table
 
 if TYPE_CHECKING:
     from agentd.spool.writer import Append
+
+log = logging.getLogger("agentd.spool")
 
 
 class Limits(Struct, frozen=True):
@@ -76,11 +79,16 @@ class Ledger:
         self._show = show
 
     def tell(self, appends: Iterable[Append]) -> None:
-        """These are on disk."""
-        if self._show is not None:
+        """These are on disk. Whoever watches is no reason for a commit to fail."""
+        if self._show is None:
+            return
+        try:
             for append in appends:
                 if append.admits:
                     self._show(append.copies)
+        except Exception:  # a defect of ours: nobody is shown anything any more, and commits go on
+            self._show = None
+            log.exception("showing records failed", extra={"action": "defect"})
 
     def next_row(self, table: Table) -> int:
         """The row number that `take_row` will give next."""

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -75,18 +74,15 @@ def test_without_a_key_it_says_what_to_set(init, tmp_path):
     assert "destinations" not in tomllib.loads((tmp_path / "agentd.toml").read_text())
 
 
-def test_an_example_holds_once_its_marks_are_taken_away():
+def test_an_example_holds_once_its_marks_are_taken_away(tmp_path):
     """Every commented platform and the commented listener load as they stand."""
     lines = text(Found({}, [])).splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("# [destinations."))
     plain = "\n".join(line.removeprefix("# ").replace("# HTTP on", "## HTTP on") for line in lines[start:])
     plain = "\n".join(line for line in plain.splitlines() if not line.startswith(("HTTP on", "For ")))
-    path = Path(f"/tmp/agentd-init-{os.getpid()}.toml")
+    path = tmp_path / "agentd.toml"
     path.write_text(plain)
-    try:
-        config = load(path, EVERY | {"LOCAL_TOKEN": "x" * 16}).config
-    finally:
-        path.unlink()
+    config = load(path, EVERY | {"LOCAL_TOKEN": "x" * 16}).config
     assert list(config.destinations) == list(PLATFORM_VARIABLES)
     assert (config.listen.http, config.identity.service) == ("127.0.0.1:4319", "my-service")
 
