@@ -415,6 +415,7 @@ class Daemon:
             if not fleet.is_moving(deadline):
                 break
             await asyncio.sleep(_POLL_S)
+        await fleet.rest(_LAST_WORD_S)
         reached(Point.SHUTDOWN_DRAINED)
         self.dead_letters = spool.dead_count
         for name, queue in spool.queues.items():

@@ -108,6 +108,14 @@ class Fleet:
             queues[name].live and courier.moving(deadline) for name, courier in self.couriers.items()
         )
 
+    async def rest(self, within_s: float) -> None:
+        """Start nothing more, and hear what was sent to its end: an answer that is not heard is a batch sent twice."""
+        deadline = time.monotonic() + within_s
+        for courier in self.couriers.values():
+            courier.suspend()
+        while time.monotonic() < deadline and any(courier.lanes.in_flight for courier in self.couriers.values()):
+            await asyncio.sleep(_POLL_S)
+
     def letters_left(self) -> None:
         """Dead letters have left their room, or have more of it."""
         for courier in self.couriers.values():
