@@ -183,7 +183,7 @@ class Admission:
         if behind:
             outcome.turns.wait_behind(behind)
         sender = _Sender(peer, grant or self._grants(peer), origin, now_us, self.redactor.version)
-        for one in prepare(items, self.redactor, hits):
+        for one in prepare(items, self.redactor, hits, self._limits.max_record_bytes):
             index, item = one.index, one.item
             try:
                 if isinstance(item, RecordError):
@@ -215,14 +215,13 @@ class Admission:
         """What of a record that was refused as invalid is kept; nothing, unless it is a decision or a lifecycle record."""
         allowed = None if peer.local else allowed_by(grant or self._grants(peer))
         sender = Sender(peer.uid, peer.pid, origin, allowed, self.redactor.version)
-        if isinstance(item, RecordError):
-            redacted = self.redactor.raw(item.raw)
-            item, hits = RecordError(str(item), raw=redacted.body), {**(hits or {}), **redacted.hits}
-        reason = self.redactor.text(reason)
-        kept = refused_record(item, reason, sender, self._limits.max_record_bytes, self._new_id, kind)
+        kept = refused_record(
+            item, reason, sender, self._limits.max_record_bytes, self._new_id, kind, self.redactor.raw
+        )
         if kept is None:
             return []
-        kept.redactions = dict(hits or {})
+        kept.reason = self.redactor.text(kept.reason)
+        kept.redactions = {**(hits or {}), **kept.redactions}
         return [kept]
 
     def turn_back(self, outcome: Admitted) -> None:
@@ -245,7 +244,8 @@ class Admission:
     ) -> None:
         """Raises Refusal, or _NoRoom where some of its destinations, or all, have none."""
         index, kind, body = one.index, kind_of(record), one.body
-        self._check_form(record, one.sent or body)
+        if deeper_than(one.sent or body, self._limits.max_depth):
+            raise Refusal(Cause.INVALID, f"$: nested deeper than intake.max_depth ({self._limits.max_depth})")
         agent, routes = self._decide(record, kind, sender.peer, sender.grant)
         content, seen, lacking = b"", Seen.NEW, routes
         if record.id is not None:
@@ -305,13 +305,6 @@ class Admission:
         if self._notices is None or not isinstance(record, RunComplete | RunFail | RunCancel):
             return 0
         return self._notices.size_before_end(destination, "run:" + record.run_id)
-
-    def _check_form(self, record: Record, body: bytes) -> None:
-        limit = self._limits.max_record_bytes
-        if len(body) > limit and len(content_of(record, body)) > limit:  # a longer `to` is no reason to refuse the rest
-            raise Refusal(Cause.INVALID, f"$: {len(body)} bytes, above intake.max_record_bytes ({limit})")
-        if deeper_than(body, self._limits.max_depth):
-            raise Refusal(Cause.INVALID, f"$: nested deeper than intake.max_depth ({self._limits.max_depth})")
 
     def _unseen(
         self, record_id: bytes, peer: Peer, content: bytes, sent: bytes, routes: Sequence[Route], outcome: Admitted

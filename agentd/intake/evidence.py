@@ -18,10 +18,12 @@ from agentd.errors import RecordError, WireError
 from agentd.intake import Grant
 from agentd.queued import Allowed, Refused, Source
 from agentd.records import EVIDENCE, Record
+from agentd.redact.engine import Redacted
 from agentd.wire import Message, decode_message, encode
 
 _KIND_FIRST = re.compile(rb'\s*\{\s*"kind"\s*:\s*"([a-z_.]{1,32})"')
 _MAX_NAME = 256
+_MARGIN = 8192  # what is cut off is screened with so much behind it, and no secret of that length is cut in two
 _fields_of = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
@@ -42,10 +44,11 @@ def refused_record(
     limit: int,
     new_id: Callable[[], bytes],
     kind: str = "",
+    hide: Callable[[bytes], Redacted] = Redacted,
 ) -> Refused | None:
     """What is kept of a record that was refused as invalid, at most `limit` bytes of it; None unless it is evidence.
 
-    `kind` is for what can't say itself what it is.
+    `kind` is for what can't say itself what it is. `hide` takes secrets out of what is no record; it sees little more than is kept.
     """
     body = item.raw if isinstance(item, RecordError) else encode(item)
     fields = _readable(body)
@@ -54,11 +57,21 @@ def refused_record(
         return None
     if len(body) > limit:
         reason = f"{reason} (the first {limit} of {len(body)} bytes are kept)"
+    hidden = _hidden(body, limit, hide) if isinstance(item, RecordError) else Redacted(body)
     run_id = _text(fields.get("run_id"))
     return Refused(
-        kind, _id_in(fields) or new_id(), f"run:{run_id}" if run_id else "", body[:limit],
+        kind, _id_in(fields) or new_id(), f"run:{run_id}" if run_id else "", hidden.body[:limit],
         Source(_text(fields.get("agent_id")), sender.uid, sender.pid, sender.origin, sender.redaction), reason, sender.allowed,
+        dict(hidden.hits),
     )  # fmt: skip
+
+
+def _hidden(body: bytes, limit: int, hide: Callable[[bytes], Redacted]) -> Redacted:
+    """At least the first `limit` bytes without their secrets; what is longer by far is not looked at to its end."""
+    if len(body) <= limit + _MARGIN:
+        return hide(body)
+    hidden = hide(body[: limit + _MARGIN])
+    return Redacted(hidden.body[:-_MARGIN], hidden.hits)  # marks may be shorter: what was cut in two stays outside
 
 
 def allowed_by(grant: Grant) -> Allowed:

@@ -32,10 +32,13 @@ class Prepared(Struct, frozen=True):
 
 
 def prepare(
-    items: Sequence[tuple[int, Record | RecordError]], redactor: Redactor, hits: MutableMapping[int, Mapping[str, int]]
+    items: Sequence[tuple[int, Record | RecordError]],
+    redactor: Redactor,
+    hits: MutableMapping[int, Mapping[str, int]],
+    limit: int,
 ) -> list[Prepared]:
-    """All items in their order; `hits` hears by index what was found in which."""
-    prepared = [_encoded(index, item) for index, item in items]
+    """All items in their order; `hits` hears by index what was found in which. What is above `limit` bytes is refused unscreened."""
+    prepared = [_encoded(index, item, limit) for index, item in items]
     whole = [one for one in prepared if one.body]
     known = redactor.ids.total()
     changed = redactor.records([one.body for one in whole])
@@ -62,13 +65,17 @@ def content_of(record: Record, body: bytes) -> bytes:
         record.to = to
 
 
-def _encoded(index: int, item: Record | RecordError) -> Prepared:
+def _encoded(index: int, item: Record | RecordError, limit: int) -> Prepared:
     if isinstance(item, RecordError):
         return Prepared(index, item)
     for name in TIME_FIELDS[kind_of(item)]:
         if not _to_utc(item, name):
             return Prepared(index, RecordError(f"$.{name}: out of range in UTC", raw=encode(item)))
-    return Prepared(index, item, encode(item))
+    body = encode(item)
+    if len(body) > limit and len(content_of(item, body)) > limit:  # a longer `to` is no reason to refuse the rest
+        why = f"$: {len(body)} bytes, above intake.max_record_bytes ({limit})"
+        return Prepared(index, RecordError(why, raw=body))
+    return Prepared(index, item, body)
 
 
 def _without(one: Prepared, redacted: Redacted) -> Prepared:

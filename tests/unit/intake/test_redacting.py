@@ -133,3 +133,32 @@ async def test_held_records_keep_what_was_found(redacting):
     assert (entry.redactions, b"hunter2" in entry.body) == ({"password": 1}, False)
     assert redacting.admission.redactor.counts == {"password": 1}
     assert json.loads(entry.body)["payload"] == {"password": "[redacted:password]"}
+
+
+def test_what_is_too_large_is_not_gone_over(make_intake, monkeypatch):
+    """Whoever sends more than is taken costs no screening of it: events are refused unseen, evidence is seen as far as it is kept."""
+    intake = make_intake(Route("one", frozenset({"event", "decision"})), max_record_bytes=2000)
+    intake.admission.redactor = redactor = build_redactor(Redact(), {})
+    seen = []
+    raw = redactor.raw
+    monkeypatch.setattr(redactor, "raw", lambda data: seen.append(len(data)) or raw(data))
+    assert intake.admit(event({"k": KEY, "x": "y" * 100_000})).rejected[0].error.endswith("(2000)")
+    assert (seen, redactor.counts) == ([], {})
+    large = json.dumps({"kind": "decision", "context": "y" * 1900 + " " + KEY + " " + "y" * 100_000}).encode()
+    outcome = intake.admit(large)
+    [kept] = outcome.invalid
+    assert seen == [2000 + 8192]
+    assert 1900 < len(kept.body) <= 2000
+    assert KEY[:12].encode() not in kept.body
+    assert "(the first 2000 of " in kept.reason
+
+
+def test_a_secret_at_the_very_end_of_what_is_looked_at_is_not_kept(make_intake):
+    """What is cut in two there is no secret that anybody knows; it is left out with all behind the limit."""
+    intake = make_intake(Route("one", frozenset({"decision"})), max_record_bytes=2000)
+    intake.admission.redactor = build_redactor(Redact(), {})
+    head = '{"kind":"decision","context":"'
+    for place in range(2000 - len(head) - len(KEY) - 4, 2000 - len(head) + 4):
+        text = "y " * (place // 2) + KEY + " y" * 20_000
+        [kept] = intake.admit((head + text + '"}').encode()).invalid
+        assert KEY[:8].encode() not in kept.body
