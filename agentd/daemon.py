@@ -25,7 +25,7 @@ from agentd.ageing import Clocks
 from agentd.compat.build import build_gateway
 from agentd.compat.gateway import Gateway
 from agentd.config_checks import read_tokens
-from agentd.control import DaemonControl
+from agentd.control.answers import DaemonControl
 from agentd.control.health import Health, Probed
 from agentd.control.letters import LetterControl
 from agentd.control.service import Service

@@ -21,7 +21,7 @@ from agentd.changes import Kept, Plan, Setup, as_document, changes
 from agentd.compat.build import stands_of
 from agentd.compat.gateway import Gateway
 from agentd.config_checks import read_tokens
-from agentd.control import DaemonControl
+from agentd.control.answers import DaemonControl
 from agentd.errors import AgentdError, ConfigError
 from agentd.fleet import Fleet
 from agentd.gate import build as gates

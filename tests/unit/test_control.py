@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from agentd.control import DaemonControl
+from agentd.control.answers import DaemonControl
 from agentd.intake import Grant, Peer
 from agentd.queued import Ref
 from agentd.redact.build import no_redactor
