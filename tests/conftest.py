@@ -1,5 +1,9 @@
 """What all tests share. `pytester` runs a pytest inside a test, for the plugin that ships with the client."""
 
+import os
+
+import pytest
+
 pytest_plugins = ["pytester"]
 
 
@@ -14,3 +18,9 @@ def pytest_collection_modifyitems(config, items):
     long = [item for item in items if item.get_closest_marker("nightly")]
     items[:] = [item for item in items if not item.get_closest_marker("nightly")]
     config.hook.pytest_deselected(items=long)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Twice as many as there are cores: end-to-end tests wait for other processes most of the time."""
+    return 2 * len(os.sched_getaffinity(0))

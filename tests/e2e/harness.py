@@ -38,6 +38,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import pytest
+
+import agentd
 from agentd.sandbox import Answer, Call, Face, Sandbox
 from agentd.spool import audit as audits
 from agentd.spool.findings import Severity
@@ -74,6 +77,13 @@ def wait_for(condition: Callable[[], T], within_s: float = 15.0, what: Callable[
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {within_s} s in vain: {what() if callable(what) else what}")
         time.sleep(0.02)
+
+
+def others_must_read_agentd() -> None:
+    """Skip where agentd's own files are closed to other users, whose processes load them."""
+    here = Path(agentd.__file__).parent
+    if closed := [path for path in (here, *here.parents) if not path.stat().st_mode & 0o001]:
+        pytest.skip(f"other users can't enter {closed[0]}, below which agentd's own files are")
 
 
 def clean_environment(folder: Path, **more: str) -> dict[str, str]:

@@ -124,8 +124,8 @@ def test_a_stopped_folder_is_audited_and_stays_as_it_is(world):
     assert (events["queued"], events["delivered"], events["dead"]) == (10, 10, 1)
     assert sum(document["causes"]["agentos"]["dead"].values()) == 1
     assert (document["pid"], document["gates"]) == (None, 1)
-    for verb in (("status",), ("where", "waits"), ("gates", "list"), ("queue", "list")):
-        assert "which a stopped one left" in cli(world, daemon, *verb).stderr
+    for verb, code in ((("status",), 1), (("where", "waits"), 0), (("gates", "list"), 0), (("queue", "list"), 0)):
+        assert "which a stopped one left" in cli(world, daemon, *verb, code=code).stderr
     assert files_of(daemon.state) == before
     world.platform.up()
     world.platform.forgive()

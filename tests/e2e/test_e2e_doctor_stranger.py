@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import KEY, clean_environment
+from harness import KEY, clean_environment, others_must_read_agentd
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 # everything is loaded before: the other user need not be able to read our environment
@@ -38,6 +38,7 @@ def as_nobody(world, daemon, *more):
 
 def test_who_may_not_connect_hears_why(world):
     """The socket fails with its mode and the cure; neither configuration nor state folder of others is held against him."""
+    others_must_read_agentd()
     world.folder.chmod(0o755)
     daemon = world.daemon()
     findings, status = as_nobody(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import clean_environment, wait_for
+from harness import clean_environment, others_must_read_agentd, wait_for
 
 MANIFESTS = Path(__file__).parents[2] / "config/kubernetes"
 # Becomes a container's user after everything is imported: the interpreter need not lie where that user may read
@@ -139,6 +139,7 @@ def free_port():
 
 def test_the_sidecars_manifest_works(world):
     """An agent under its own user hands a record through the read-only mount; agentd, with nothing to write but its volumes, delivers it."""
+    others_must_read_agentd()
     node = Node(world, pod_of("sidecar.yaml", "Deployment"))
     port = free_port()
     more = {

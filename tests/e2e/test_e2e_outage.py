@@ -37,7 +37,7 @@ def test_a_platform_that_is_down_costs_nothing(world):
     assert books["retry_in_s"] >= 0
     assert books["queued"] == 504 + 1
     shown = world.cli("--config", str(daemon.config), "status")
-    assert shown.returncode == 0
+    assert shown.returncode == 3  # degraded
     assert "waiting" in shown.stdout
     assert "no connection" in shown.stdout
     world.platform.up()
